@@ -1,0 +1,174 @@
+"""The five architectures behind the seven models of the two reports.
+
+Every model maps pairs, float32 [N, 2, 14, 14] in 0..255, to two outputs:
+
+    comparison  [N]         log-odds that the first digit is less than or equal to the second
+                            (None for the one model that has no comparison head)
+    digits      [N, 2, 10]  for each of the two images the scores of the ten digits: their softmax
+                            over the last dimension are probabilities
+"""
+
+import torch
+from torch import nn
+
+
+def lenet_digit():
+    """Report 1's digit net, LeNet-5 from its third layer on; 59,288 parameters.
+
+    The report says 84 units where there are 82 here, but only 82 gives the three parameter counts
+    that it prints.
+    """
+    return nn.Sequential(  #                    [N, 1, 14, 14]
+        nn.Conv2d(1, 16, kernel_size=5),
+        nn.Tanh(),  #                           [N, 16, 10, 10]
+        nn.AvgPool2d(2),  #                     [N, 16, 5, 5]
+        nn.Conv2d(16, 120, kernel_size=5),
+        nn.Tanh(),  #                           [N, 120, 1, 1]
+        nn.Flatten(),  #                        [N, 120]
+        nn.Linear(120, 82),
+        nn.Tanh(),  #                           [N, 82]
+        nn.Linear(82, 10),
+        nn.LogSoftmax(dim=1),  #                [N, 10]
+    )
+
+
+def lenet_head():
+    """Report 1's comparison of two digits' log-probabilities; 12,301 parameters.
+
+    It ends in the logit of the report's sigmoid, which is the log-odds.
+    """
+    return nn.Sequential(  #                    [N, 20]
+        nn.Linear(20, 100),
+        nn.ReLU(),  #                           [N, 100]
+        nn.Linear(100, 100),
+        nn.ReLU(),  #                           [N, 100]
+        nn.Linear(100, 1),
+        nn.Flatten(0),  #                       [N]
+    )
+
+
+def trunk(in_channels, out_features):
+    """Report 2's Table I up to its second linear layer.
+
+    The table's "BN 64" in the third block is 128 here, as the convolution before it requires.
+    """
+
+    def block(in_channels, out_channels, padding):
+        convolution = nn.Conv2d(in_channels, out_channels, kernel_size=2, padding=padding)
+        return convolution, nn.BatchNorm2d(out_channels), nn.MaxPool2d(2), nn.ReLU()
+
+    return nn.Sequential(  #                    [N, in_channels, 14, 14]
+        *block(in_channels, 16, padding=0),  #  [N, 16, 6, 6]
+        *block(16, 64, padding=1),  #           [N, 64, 3, 3]
+        *block(64, 128, padding=1),  #          [N, 128, 2, 2]
+        nn.Flatten(),  #                        [N, 512]
+        nn.Linear(512, 64),  #                  [N, 64]
+        nn.Linear(64, out_features),  #         [N, out_features]
+    )
+
+
+class TwoLogits(nn.Linear):
+    """Report 2's comparison of two digits' scores; 42 parameters.
+
+    Its two logits are for "greater" and "less or equal". Their softmax is the sigmoid of their
+    difference, which therefore is the log-odds, and the report's cross-entropy the binary one.
+    """
+
+    def __init__(self):
+        super().__init__(20, 2)
+
+    def forward(self, scores):  #               [N, 20]
+        greater, less_or_equal = super().forward(scores).unbind(dim=1)
+        return less_or_equal - greater  #       [N]
+
+
+def read_digits(digit_net, pairs):
+    """One `digit_net` (shared weights) on both images of each pair: [N, 2, 10]."""
+    return digit_net(pairs.reshape(-1, 1, 14, 14)).view(-1, 2, 10)
+
+
+class SubLeNet5(nn.Module):
+    """Report 1, section III: a digit net for each image, and a head; 130,877 parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.first_digit, self.second_digit, self.head = lenet_digit(), lenet_digit(), lenet_head()
+
+    def forward(self, pairs):
+        first, second = self.first_digit(pairs[:, :1]), self.second_digit(pairs[:, 1:])
+        digits = torch.stack([first, second], dim=1)
+        return self.head(digits.flatten(1)), digits
+
+
+class SubLeNet5Shared(nn.Module):
+    """Report 1, section IV: one digit net for both images, and a head; 71,589 parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.digit, self.head = lenet_digit(), lenet_head()
+
+    def forward(self, pairs):
+        digits = read_digits(self.digit, pairs)
+        return self.head(digits.flatten(1)), digits
+
+
+class SubLeNet5Digits(nn.Module):
+    """Report 1, section V: one digit net, no head, as comparing two digits is arithmetic; 59,288
+    parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.digit = lenet_digit()
+
+    def forward(self, pairs):
+        return None, read_digits(self.digit, pairs)
+
+
+class Baseline(nn.Module):
+    """Report 2's baseline: the pair as one image of two channels; 71,790 parameters.
+
+    The report prints 71,140, the siamese model's count and 64 weights for the second channel. But
+    no trunk of this kind has so many: with 20 outputs, which the auxiliary loss reads as two
+    digits, it is 71,790, with 10 it would be 71,120.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.head = trunk(in_channels=2, out_features=20), TwoLogits()
+
+    def forward(self, pairs):
+        digits = self.trunk(pairs)  #           [N, 20]
+        return self.head(digits), digits.view(-1, 2, 10)
+
+
+class Siamese(nn.Module):
+    """Report 2's siamese model: the trunk on each image; 71,076 parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.head = trunk(in_channels=1, out_features=10), TwoLogits()
+
+    def forward(self, pairs):
+        digits = read_digits(self.trunk, pairs)
+        return self.head(digits.flatten(1)), digits
+
+
+MODELS = {
+    "sub_lenet5": SubLeNet5,
+    "sub_lenet5_ws": SubLeNet5Shared,
+    "sub_lenet5_ws_al": SubLeNet5Digits,
+    "baseline": Baseline,
+    "baseline_al": Baseline,
+    "siamese": Siamese,
+    "siamese_al": Siamese,
+}
+
+
+def predict(comparison, digits):
+    """Whether, by a model's two outputs, the first digit is less than or equal to the second: bool
+    [N]. By probability > 0.5 (log-odds > 0), or without a comparison head by the likeliest digits.
+    """
+    if comparison is not None:
+        return comparison > 0
+    first, second = digits.argmax(dim=2).unbind(dim=1)
+    return first <= second

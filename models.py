@@ -12,23 +12,20 @@ import torch
 from torch import nn
 
 
+# fmt: off
 def lenet_digit():
     """Report 1's digit net, LeNet-5 from its third layer on; 59,288 parameters.
 
     The report says 84 units where there are 82 here, but only 82 gives the three parameter counts
     that it prints.
     """
-    return nn.Sequential(  #                    [N, 1, 14, 14]
-        nn.Conv2d(1, 16, kernel_size=5),
-        nn.Tanh(),  #                           [N, 16, 10, 10]
-        nn.AvgPool2d(2),  #                     [N, 16, 5, 5]
-        nn.Conv2d(16, 120, kernel_size=5),
-        nn.Tanh(),  #                           [N, 120, 1, 1]
-        nn.Flatten(),  #                        [N, 120]
-        nn.Linear(120, 82),
-        nn.Tanh(),  #                           [N, 82]
-        nn.Linear(82, 10),
-        nn.LogSoftmax(dim=1),  #                [N, 10]
+    return nn.Sequential(                                # [N, 1, 14, 14]
+        nn.Conv2d(1, 16, kernel_size=5), nn.Tanh(),      # [N, 16, 10, 10]
+        nn.AvgPool2d(2),                                 # [N, 16, 5, 5]
+        nn.Conv2d(16, 120, kernel_size=5), nn.Tanh(),    # [N, 120, 1, 1]
+        nn.Flatten(),                                    # [N, 120]
+        nn.Linear(120, 82), nn.Tanh(),                   # [N, 82]
+        nn.Linear(82, 10), nn.LogSoftmax(dim=1),         # [N, 10]
     )
 
 
@@ -37,13 +34,10 @@ def lenet_head():
 
     It ends in the logit of the report's sigmoid, which is the log-odds.
     """
-    return nn.Sequential(  #                    [N, 20]
-        nn.Linear(20, 100),
-        nn.ReLU(),  #                           [N, 100]
-        nn.Linear(100, 100),
-        nn.ReLU(),  #                           [N, 100]
-        nn.Linear(100, 1),
-        nn.Flatten(0),  #                       [N]
+    return nn.Sequential(                                # [N, 20]
+        nn.Linear(20, 100), nn.ReLU(),                   # [N, 100]
+        nn.Linear(100, 100), nn.ReLU(),                  # [N, 100]
+        nn.Linear(100, 1), nn.Flatten(0),                # [N]
     )
 
 
@@ -52,19 +46,19 @@ def trunk(in_channels, out_features):
 
     The table's "BN 64" in the third block is 128 here, as the convolution before it requires.
     """
-
     def block(in_channels, out_channels, padding):
         convolution = nn.Conv2d(in_channels, out_channels, kernel_size=2, padding=padding)
         return convolution, nn.BatchNorm2d(out_channels), nn.MaxPool2d(2), nn.ReLU()
 
-    return nn.Sequential(  #                    [N, in_channels, 14, 14]
-        *block(in_channels, 16, padding=0),  #  [N, 16, 6, 6]
-        *block(16, 64, padding=1),  #           [N, 64, 3, 3]
-        *block(64, 128, padding=1),  #          [N, 128, 2, 2]
-        nn.Flatten(),  #                        [N, 512]
-        nn.Linear(512, 64),  #                  [N, 64]
-        nn.Linear(64, out_features),  #         [N, out_features]
+    return nn.Sequential(                                # [N, in_channels, 14, 14]
+        *block(in_channels, 16, padding=0),              # [N, 16, 6, 6]
+        *block(16, 64, padding=1),                       # [N, 64, 3, 3]
+        *block(64, 128, padding=1),                      # [N, 128, 2, 2]
+        nn.Flatten(),                                    # [N, 512]
+        nn.Linear(512, 64),                              # [N, 64]
+        nn.Linear(64, out_features),                     # [N, out_features]
     )
+# fmt: on
 
 
 class TwoLogits(nn.Linear):

@@ -8,7 +8,6 @@ To try other hyperparameters, edit the table below in place.
 """
 
 import argparse
-import importlib.metadata
 import json
 import math
 import multiprocessing
@@ -28,9 +27,17 @@ from data import add_rotated, generate_pair_sets, load_mnist
 from models import MODELS
 from train import OPTIMIZERS, train
 
+COLUMNS = {  # what each column of the table takes: a choice, or a number from ... to ...
+    "optimizer": tuple(OPTIMIZERS),
+    "learning_rate": (1e-9, 1e6),
+    "batch_size": (1, 1_000_000),
+    "epochs": (1, 10_000),
+    "adaptive": (True, False),
+    "comparison_weight": (0.0, 1e6),
+    "digit_weight": (0.0, 1e6),
+    "rotation": (0.0, 180.0),
+}
 # fmt: off
-COLUMNS = ("optimizer", "learning_rate", "batch_size", "epochs", "adaptive",
-           "comparison_weight", "digit_weight", "rotation")
 EXPERIMENTS = {
     # model              optimizer  learning  batch  epochs  adaptive  comparison  digit   rotation
     #                               rate      size           rate      weight      weight  ± degrees
@@ -157,12 +164,12 @@ def answers(entries):
     """Lines that say what each technique gains, over the rounds that both models have finished."""
     for technique, comparisons in QUESTIONS.items():
         for models in comparisons:
-            both = zip(
-                *(entries[key]["test_error"] for key in models if key in entries), strict=True
-            )
-            pairs = [errors for errors in both if len(errors) == 2 and None not in errors]
-            if len(pairs) > 1:
-                gain, half = (100 * value for value in paired_gain(*zip(*pairs, strict=True)))
+            if not entries.keys() >= set(models):
+                continue
+            pairs = zip(*(entries[key]["test_error"] for key in models), strict=True)
+            shared = [errors for errors in pairs if None not in errors]
+            if len(shared) > 1:
+                gain, half = (100 * value for value in paired_gain(*zip(*shared, strict=True)))
                 interval = f"[{gain - half:.2f}, {gain + half:.2f}]"
                 yield f"{technique:<18}{' -> '.join(models):<37}{gain:>6.2f}   {interval}"
 
@@ -191,29 +198,16 @@ def write_results(path, results):
     draft.replace(path)
 
 
-LIMITS = {  # of the numbers in the table and on the command line; whole numbers where these are
-    "learning_rate": (1e-9, 1e6),
-    "batch_size": (1, 1_000_000),
-    "epochs": (1, 10_000),
-    "comparison_weight": (0.0, 1e6),
-    "digit_weight": (0.0, 1e6),
-    "rotation": (0.0, 180.0),
-    "rounds": (1, 10_000),
-    "seed": (0, 2**31),
-    "workers": (1, 256),
-}
-
-
-def check(name, value):
-    """Raise ValueError, in one line that says what to do, if `name` cannot have this value."""
-    if name in LIMITS:
-        low, high = LIMITS[name]
-        fits = type(value) in {type(low), int} and low <= value <= high
+def check(name, value, allowed):
+    """Raise ValueError if `value` is not among `allowed`: choices, or the ends of a range (of whole
+    numbers, if they are)."""
+    if type(allowed[0]) in (int, float):
+        low, high = allowed
+        fits = type(value) in (int, type(low)) and low <= value <= high
         wanted = f"a {'whole ' if type(low) is int else ''}number from {low} to {high}"
     else:
-        choices = {"optimizer": list(OPTIMIZERS), "adaptive": [True, False]}[name]
-        fits = type(value) is type(choices[0]) and value in choices
-        wanted = " or ".join(map(str, choices))
+        fits = type(value) is type(allowed[0]) and value in allowed
+        wanted = " or ".join(map(str, allowed))
     if not fits:
         raise ValueError(f"{name} is {value!r}, it must be {wanted}")
 
@@ -225,7 +219,7 @@ def read_row(key):
     row = dict(zip(COLUMNS, EXPERIMENTS[key], strict=True))
     try:
         for name, value in row.items():
-            check(name, value)
+            check(name, value, COLUMNS[name])
         if row["comparison_weight"] == row["digit_weight"] == 0:
             raise ValueError("comparison_weight and digit_weight are 0, one of them must not be")
         if key == "sub_lenet5_ws_al" and row["comparison_weight"]:
@@ -270,19 +264,18 @@ def parse_arguments():
         cores = len(os.sched_getaffinity(0)) if usable else os.cpu_count()
         arguments.workers = cores if arguments.device == "cpu" else 1
     elif arguments.device != "cpu":
-        fail(
-            f"--workers is for the CPU, and the device is {arguments.device}: leave one of them out"
-        )
+        fail(f"--workers is for the CPU, leave it out for the device {arguments.device}")
     if len(set(arguments.models)) < len(arguments.models):
         fail("--models names a model twice")
     if arguments.output.is_dir():
         fail(f"--output {arguments.output} is a directory, it must be a file")
     try:
-        for name in ("rounds", "seed", "workers"):
-            check(name, getattr(arguments, name))
+        check("--rounds", arguments.rounds, (1, 10_000))
+        check("--seed", arguments.seed, (0, 2**31))
+        check("--workers", arguments.workers, (1, 256))
         arguments.experiments = {k: read_row(k) for k in EXPERIMENTS if k in arguments.models}
         if arguments.epochs is not None:
-            check("epochs", arguments.epochs)
+            check("--epochs", arguments.epochs, COLUMNS["epochs"])
             for row in arguments.experiments.values():
                 row["epochs"] = arguments.epochs
     except ValueError as error:
@@ -293,18 +286,19 @@ def parse_arguments():
 def main():
     arguments = parse_arguments()
     experiments, rounds, seed = arguments.experiments, arguments.rounds, arguments.seed
-    environment = {name: importlib.metadata.version(name) for name in ("torch", "torchvision")}
-    environment |= {"python": platform.python_version(), "machine": platform.platform()}
-    environment |= {
-        name: getattr(arguments, name) for name in ("device", "workers", "seed", "rounds")
+    environment = {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        **{name: getattr(arguments, name) for name in ("device", "workers", "seed", "rounds")},
     }
     entries = {
         key: {
             "parameters": sum(parameter.numel() for parameter in MODELS[key]().parameters()),
-            "hyperparameters": experiments[key],
+            "hyperparameters": row,
             **{name: [None] * rounds for name in ("test_error", "best_test_error", "seconds")},
         }
-        for key in experiments
+        for key, row in experiments.items()
     }
     results = {"environment": environment, "complete": False, "models": entries}
     mnist = load_mnist()
@@ -322,11 +316,11 @@ def main():
     jobs = [(key, experiments[key], seed + r) for key, r in order]
     unprinted = list(experiments)
     exit_code = 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
     try:
-        for key, round_seed, history in run_rounds(
-            jobs, arguments.workers, arguments.device, mnist
-        ):
+        finished_rounds = run_rounds(jobs, arguments.workers, arguments.device, mnist)
+        for key, round_seed, history in finished_rounds:
             entry, r = entries[key], round_seed - seed
             entry["test_error"][r] = history["test_error"][-1]
             entry["best_test_error"][r] = min(history["test_error"])
@@ -339,8 +333,6 @@ def main():
                 print(row(unprinted[0], entries[unprinted.pop(0)]), flush=True)
             done, left = len(jobs) - missing, time_left(entries, arguments.workers)
             tell(f"{done} of {len(jobs)} rounds done, about {left} left")
-    except KeyboardInterrupt:
-        exit_code = 128 + signal.SIGINT
     except SystemExit as stop:
         exit_code = stop.code
     except BrokenProcessPool:

@@ -42,7 +42,7 @@ def adapt(learning_rate, loss, previous_loss):
 
 
 @torch.no_grad()
-def test_error(model, test_input, test_target):
+def evaluate(model, test_input, test_target):
     """The share of pairs, 0 to 1, that `model` gets wrong; leaves it in evaluation mode."""
     model.eval()
     wrong = predict(*model(test_input)) != test_target.bool()
@@ -90,7 +90,7 @@ def train(
         epoch_loss = summed_loss.item() / nb
         history["loss"].append(epoch_loss)
         history["learning_rate"].append(learning_rate)
-        history["test_error"].append(test_error(model, *test_set))
+        history["test_error"].append(evaluate(model, *test_set))
         if adaptive:
             learning_rate = adapt(learning_rate, epoch_loss, previous_loss)
             for group in optimizer.param_groups:

@@ -1,0 +1,281 @@
+"""test.py as it is used: from the command line, and with its table edited."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import test
+from data import generate_pair_sets
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*options, script=ROOT / "test.py"):
+    """Run test.py with `options`; the finished process."""
+    command = [sys.executable, script, *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+
+
+def results(path, *options, **where):
+    """The results file that test.py writes to `path` with `options`."""
+    done = run(*options, "--output", path, **where)
+    assert done.returncode == 0, done.stderr
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def two_models(tmp_path_factory):
+    """Two models, two rounds, one epoch, two workers, seed 5: the process and its results file."""
+    path = tmp_path_factory.mktemp("two_models") / "results.json"
+    done = run(
+        *("--models", "siamese_al", "sub_lenet5_ws_al", "--rounds", 2, "--epochs", 1),
+        *("--seed", 5, "--workers", 2, "--device", "cpu", "--output", path),
+    )
+    assert done.returncode == 0, done.stderr
+    return done, json.loads(path.read_text())
+
+
+def errors(results, key):
+    return results["models"][key]["test_error"], results["models"][key]["best_test_error"]
+
+
+def test_results_file(two_models):
+    _, results = two_models
+    assert results["complete"] is True
+    environment = results["environment"]
+    assert environment["torch"] == torch.__version__
+    assert (environment["device"], environment["workers"]) == ("cpu", 2)
+    assert (environment["seed"], environment["rounds"]) == (5, 2)
+    assert list(results["models"]) == ["sub_lenet5_ws_al", "siamese_al"]
+    siamese = results["models"]["siamese_al"]
+    assert siamese["parameters"] == 71076
+    assert siamese["hyperparameters"] == {
+        "optimizer": "adam",
+        "learning_rate": 0.001,
+        "batch_size": 100,
+        "epochs": 1,
+        "adaptive": False,
+        "comparison_weight": 1.0,
+        "digit_weight": 1.0,
+        "rotation": 5,
+    }
+    for name in ("test_error", "best_test_error", "seconds"):
+        assert len(siamese[name]) == 2 and all(value > 0 for value in siamese[name])
+    # an epoch of digit labels is enough to beat chance, 45%, by far
+    assert all(error < 0.3 for error in results["models"]["sub_lenet5_ws_al"]["test_error"])
+
+
+def test_what_is_printed(two_models):
+    done, results = two_models
+    lines = done.stdout.splitlines()
+    assert f"torch {torch.__version__}" in lines[0]
+    assert "device cpu, workers 2, seed 5, rounds 2" in lines[0]
+    for key in results["models"]:
+        assert test.row(key, results["models"][key]) in lines
+    assert "4 of 4 rounds done" in done.stderr
+
+
+@pytest.mark.parametrize("key", ["siamese_al", "sub_lenet5_ws_al"])
+def test_alone_and_with_another_number_of_workers_the_numbers_are_the_same(
+    key, two_models, tmp_path
+):
+    options = ("--models", key, "--rounds", 2, "--epochs", 1, "--seed", 5, "--workers", 1)
+    alone = results(tmp_path / "alone.json", *options)
+    assert errors(alone, key) == errors(two_models[1], key)
+
+
+def test_a_round_can_be_rerun_alone(two_models, mnist):
+    """Round 1 of seed 5 is round 0 of seed 6; and nothing outside the round has a part in it."""
+    settings = test.read_row("siamese_al") | {"epochs": 1}
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    first = test.run_round("siamese_al", settings, 6, "cpu", mnist)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(10)
+    second = test.run_round("siamese_al", settings, 6, "cpu", mnist)
+    assert first["loss"] == second["loss"] and first["test_error"] == second["test_error"]
+    assert first["test_error"][-1] == two_models[1]["models"]["siamese_al"]["test_error"][1]
+
+
+def test_rounds_have_data_and_weights_of_their_own(mnist, monkeypatch):
+    """What reaches training: the course's pairs under the round's seed, fresh weights, the
+    rotated copies after the originals, and of the test set all but the classes."""
+    seen = []
+
+    def spy(model, train_set, test_set, generator, **settings):
+        weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+        seen.append((weights, train_set, test_set, generator.initial_seed()))
+        return {"test_error": [0.0]}
+
+    monkeypatch.setattr(test, "train", spy)
+    settings = test.read_row("siamese")
+    for seed in (3, 4, 3):
+        test.run_round("siamese", settings, seed, "cpu", mnist)
+    torch.manual_seed(3)
+    expected = generate_pair_sets(1000, None, mnist)
+    for weights, train_set, test_set, order_seed in (seen[0], seen[2]):
+        assert torch.equal(weights, seen[0][0]) and order_seed == seen[0][3]
+        assert len(train_set[0]) == 2000 and torch.equal(train_set[0][:1000], expected[0])
+        assert torch.equal(train_set[1], expected[1].repeat(2))
+        assert torch.equal(train_set[2], expected[2].repeat(2, 1))
+        assert len(test_set) == 2
+        assert torch.equal(test_set[0], expected[3]) and torch.equal(test_set[1], expected[4])
+    assert not torch.equal(seen[1][0], seen[0][0]) and seen[1][3] != seen[0][3]
+    assert not torch.equal(seen[1][1][0], seen[0][1][0])
+
+
+def test_an_edited_row(tmp_path):
+    """A student's edit: SGD, rate 0.05, batches of 37, 3 epochs."""
+    for name in ("test.py", "train.py", "models.py", "data.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    script = tmp_path / "test.py"
+    edited, count = re.subn(
+        r'"siamese": +\("adam".*',
+        '"siamese": ("sgd", 0.05, 37, 3, True, 1.0, 0.0, 5),',
+        script.read_text(),
+    )
+    assert count == 1
+    script.write_text(edited)
+    options = ("--models", "siamese", "--rounds", 1)
+    entry = results(tmp_path / "edited.json", *options, script=script)["models"]["siamese"]
+    assert entry["hyperparameters"]["optimizer"] == "sgd"
+    assert entry["hyperparameters"]["batch_size"] == 37
+    assert entry["hyperparameters"]["epochs"] == 3
+    assert 0 < entry["test_error"][0] < 0.3
+
+
+def refusal(capsys, *options):
+    """What test.py says as it refuses `options`, without its name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["test.py", *map(str, options)])
+        with pytest.raises(SystemExit) as stop:
+            test.main()
+    printed = capsys.readouterr()
+    assert stop.value.code == 2 and printed.out == ""
+    assert printed.err.startswith("test.py: ") and printed.err.count("\n") == 1
+    return printed.err
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--models", "siamesee"], "siamesee"),
+        (["--models"], "--models"),
+        (["--models", "siamese", "siamese"], "twice"),
+        (["--rounds", "0"], "--rounds is 0, it must be a whole number from 1 to 10000"),
+        (["--rounds", "-3"], "--rounds is -3"),
+        (["--rounds", "2.5"], "2.5"),
+        (["--rounds", ""], "--rounds"),
+        (["--rounds", "1" + "0" * 30], "--rounds"),
+        (["--epochs", "0"], "--epochs is 0"),
+        (["--epochs", "many"], "many"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--seed", str(2**40)], "--seed"),
+        (["--workers", "0"], "--workers is 0"),
+        (["--workers", "1000000"], "--workers"),
+        (["--device", "abacus"], "--device abacus"),
+        (["--device", "meta"], "--device meta"),
+        (["--device", ""], "--device"),
+        (["--output", "no/such/directory/results.json"], "no/such/directory/results.json"),
+        (["--output", "."], "--output . is a directory"),
+        (["--output", ""], "directory"),
+        (["--round", "2"], "--round"),
+        (["siamese"], "siamese"),
+    ],
+)
+def test_wrong_options_take_one_line_and_code_2(capsys, options, says):
+    assert says in refusal(capsys, *options)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has one")
+def test_a_device_that_is_not_there(capsys):
+    assert "--device cuda" in refusal(capsys, "--device", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("optimizer", "adamm"),
+        ("optimizer", 3),
+        ("learning_rate", -0.01),
+        ("learning_rate", 0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", float("inf")),
+        ("learning_rate", "0.01"),
+        ("batch_size", 0),
+        ("batch_size", 50.0),
+        ("epochs", 2.5),
+        ("epochs", True),
+        ("adaptive", 1),
+        ("adaptive", "yes"),
+        ("comparison_weight", -1),
+        ("digit_weight", None),
+        ("rotation", 181),
+    ],
+)
+def test_a_row_of_nonsense_names_the_row_and_the_value(capsys, monkeypatch, column, value):
+    row = test.read_row("siamese") | {column: value}
+    monkeypatch.setitem(test.EXPERIMENTS, "siamese", tuple(row.values()))
+    assert f"row siamese: {column} is {value!r}, it must be" in refusal(capsys)
+
+
+def test_a_row_that_cannot_learn(capsys, monkeypatch):
+    monkeypatch.setitem(test.EXPERIMENTS, "siamese", ("adam", 0.01, 50, 25, True, 0.0, 0, 0))
+    assert "row siamese: " in refusal(capsys)
+    monkeypatch.undo()
+    monkeypatch.setitem(
+        test.EXPERIMENTS, "sub_lenet5_ws_al", ("adam", 0.01, 50, 25, True, 1.0, 1.0, 0)
+    )
+    assert "comparison_weight must be 0" in refusal(capsys)
+
+
+def test_a_row_of_the_wrong_length(capsys, monkeypatch):
+    monkeypatch.setitem(test.EXPERIMENTS, "siamese", ("adam", 0.01))
+    assert "row siamese has 2 values" in refusal(capsys)
+
+
+def test_bad_input_leaves_an_existing_results_file_alone(capsys, tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text("precious")
+    refusal(capsys, "--output", path, "--rounds", 0)
+    assert path.read_text() == "precious"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_what_is_finished(number, tmp_path):
+    path = tmp_path / "results.json"
+    command = [sys.executable, ROOT / "test.py", "--models", "sub_lenet5_ws", "--epochs", "3"]
+    process = subprocess.Popen(
+        [*command, "--output", path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    for line in process.stderr:
+        if line.startswith("3 of 20 rounds done"):
+            break
+    start = time.monotonic()
+    os.killpg(process.pid, number)
+    out, _ = process.communicate(timeout=60)
+    assert time.monotonic() - start < 10
+    assert process.returncode == 128 + number
+    results = json.loads(path.read_text())
+    assert results["complete"] is False
+    done = test.finished(results["models"]["sub_lenet5_ws"], "test_error")
+    assert 3 <= len(done) < 20
+    assert f"{20 - len(done)} rounds missing" in out and "INCOMPLETE" in out
+    with pytest.raises(ProcessLookupError):  # no process of the group is left
+        while time.monotonic() - start < 10:
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)

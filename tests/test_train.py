@@ -1,0 +1,165 @@
+"""train.py against steps worked by hand."""
+
+import math
+from itertools import chain
+
+import pytest
+import torch
+from torch import nn
+
+from train import adapt, evaluate, total_loss, train
+
+SETTINGS = dict(
+    optimizer="sgd",
+    learning_rate=0.5,
+    batch_size=2,
+    epochs=1,
+    adaptive=False,
+    comparison_weight=1.0,
+    digit_weight=0.0,
+)
+
+
+class Mean(nn.Module):
+    """One weight w, from 0: log-odds w · (mean of the pair). It notes what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.seen = {True: [], False: []}  # in training, in evaluation
+
+    def forward(self, pairs):
+        mean = pairs.mean(dim=(1, 2, 3))
+        self.seen[self.training].append(mean.tolist())
+        return self.weight * mean, torch.zeros(len(pairs), 2, 10) + self.weight
+
+
+def numbered(nb, target=None):
+    """`nb` pairs, the n-th filled with n + 1."""
+    input = torch.arange(1.0, nb + 1).view(-1, 1, 1, 1).expand(-1, 2, 14, 14)
+    target = torch.ones(nb, dtype=torch.long) if target is None else target
+    return input, target, torch.zeros(nb, 2, dtype=torch.long)
+
+
+def run(model, train_set, test_set=None, seed=0, **changes):
+    generator = torch.Generator().manual_seed(seed)
+    return train(model, train_set, test_set or train_set[:2], generator, **(SETTINGS | changes))
+
+
+def test_losses_by_hand():
+    """Log-odds 0 cost log 2; ten equal scores cost log 10 a digit."""
+    comparison, digits = torch.zeros(4), torch.zeros(4, 2, 10)
+    target, classes = torch.tensor([0, 1, 1, 0]), torch.tensor([[0, 9]] * 4)
+
+    def loss(*weights):
+        return total_loss(comparison, digits, target, classes, *weights).item()
+
+    assert loss(1, 0) == pytest.approx(math.log(2))
+    assert loss(0, 1) == pytest.approx(2 * math.log(10))
+    assert loss(0.5, 3) == pytest.approx(0.5 * math.log(2) + 6 * math.log(10))
+
+
+def test_each_digit_has_its_own_loss():
+    """The first digit's scores against the first class, the second's against the second."""
+    digits = torch.zeros(1, 2, 10)
+    digits[0, 0, 3], digits[0, 1, 8] = 100.0, 100.0
+    right = total_loss(None, digits, None, torch.tensor([[3, 8]]), 0, 1)
+    swapped = total_loss(None, digits, None, torch.tensor([[8, 3]]), 0, 1)
+    assert right.item() == pytest.approx(0) and swapped.item() == pytest.approx(200)
+
+
+def test_an_sgd_step_by_hand():
+    """Two pairs of mean 1 and 2, target 1, w = 0: gradient (0.5 - 1) · 1.5, rate 0.5."""
+    model = Mean()
+    history = run(model, numbered(2))
+    assert model.weight.item() == pytest.approx(0.375)
+    assert history["loss"] == [pytest.approx(math.log(2))]
+    assert history["learning_rate"] == [0.5]
+
+
+def test_an_adam_step_by_hand():
+    """Adam's first step is the learning rate, whatever the gradient's size."""
+    model = Mean()
+    run(model, numbered(2), optimizer="adam", learning_rate=0.01)
+    assert model.weight.item() == pytest.approx(0.01)
+
+
+def test_gradients_do_not_add_up():
+    """Two SGD steps by hand, each from its own gradient alone."""
+    model = Mean()
+    run(model, tuple(tensor[:1] for tensor in numbered(1)), epochs=2)
+    w = 0.25
+    w += 0.5 * (1 - 1 / (1 + math.exp(-w)))
+    assert model.weight.item() == pytest.approx(w)
+
+
+def test_every_pair_once_an_epoch_in_new_order():
+    model = Mean()
+    run(model, numbered(100), batch_size=37, epochs=2)
+    batches = model.seen[True]
+    assert [len(batch) for batch in batches] == [37, 37, 26] * 2
+    first, second = list(chain(*batches[:3])), list(chain(*batches[3:]))
+    assert sorted(first) == sorted(second) == list(range(1, 101))
+    assert first != second and first != sorted(first)
+
+
+def test_the_loss_of_an_uneven_last_batch_counts_by_its_pairs():
+    """Rate 1e-9 keeps w at 0, so all pairs cost log 2, and so does their mean."""
+    history = run(Mean(), numbered(5), batch_size=3, learning_rate=1e-9)
+    assert history["loss"] == [pytest.approx(math.log(2), rel=1e-6)]
+
+
+def test_the_error_is_of_the_test_set_in_evaluation_mode():
+    model = Mean()
+    history = run(model, numbered(4), numbered(3, torch.tensor([1, 1, 0]))[:2], epochs=3)
+    assert model.seen[False] == [[1, 2, 3]] * 3
+    assert history["test_error"] == [pytest.approx(1 / 3)] * 3
+    assert evaluate(model, *numbered(2, torch.tensor([0, 0]))[:2]) == 1
+
+
+def test_no_test_label_reaches_training():
+    target = torch.tensor([1, 0, 1, 1, 0, 0])
+    histories, weights = [], []
+    for test_target in (target, target.flip(0)):
+        model = Mean()
+        histories.append(
+            run(model, numbered(6, target), numbered(6, test_target)[:2], epochs=5, adaptive=True)
+        )
+        weights.append(model.weight.item())
+    assert weights[0] == weights[1]
+    assert histories[0]["loss"] == histories[1]["loss"]
+    assert histories[0]["learning_rate"] == histories[1]["learning_rate"]
+
+
+@pytest.mark.parametrize(
+    ("rate", "loss", "previous", "expected"),
+    [
+        (0.01, 0.96, 1.0, 0.01),  # fell by 4%
+        (0.01, 0.98, 1.0, 0.005),  # by 2%
+        (0.01, 1.50, 1.0, 0.005),  # rose
+        (0.01, 5.00, math.inf, 0.01),  # the first epoch has none before it
+        (1.5e-4, 1.0, 1.0, 1e-4),  # the floor
+        (1e-4, 1.0, 1.0, 1e-4),
+        (1e-5, 1.0, 1.0, 1e-5),  # below the floor from the start: not raised
+    ],
+)
+def test_the_adaptive_rule(rate, loss, previous, expected):
+    assert adapt(rate, loss, previous) == expected
+
+
+def test_the_adaptive_rate_reaches_the_optimizer():
+    """On data without signal the loss stays, so the rate halves after every epoch but the first."""
+    input, _, classes = numbered(2)
+    noise = (input * 0, torch.tensor([0, 1]), classes)
+    history = run(Mean(), noise, epochs=4, adaptive=True)
+    assert history["learning_rate"] == [0.5, 0.5, 0.25, 0.125]
+    assert run(Mean(), noise, epochs=4)["learning_rate"] == [0.5] * 4
+
+    # one pair of mean 1 and digits of equal score: each step moves w by rate · (1 - p)
+    model, rates = Mean(), []
+    one = numbered(1)
+    rates = run(model, one, epochs=6, learning_rate=0.01, adaptive=True)["learning_rate"]
+    w = 0.0
+    for rate in rates:
+        w += rate * (1 - 1 / (1 + math.exp(-w)))
+    assert rates[-1] < 0.01 and model.weight.item() == pytest.approx(w, rel=1e-5)

@@ -4,6 +4,7 @@ Everything random is drawn from the generator that is passed, or, as in the cour
 from torch's global one where none is.
 """
 
+import hashlib
 import math
 import os
 from pathlib import Path
@@ -11,22 +12,40 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+UNPACKED = {  # MNIST's four files as torchvision unpacks them, and their MD5 sums
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+def read_idx(path, md5):
+    """The bytes of an MNIST file after its header, uint8; ValueError if it is damaged."""
+    content = path.read_bytes()
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+        raise ValueError(f"{path} is damaged: delete it, to have it unpacked again")
+    header = 16 if "images" in path.name else 8
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header)
+
 
 def load_mnist(root=None):
     """MNIST as (train_images, train_labels, test_images, test_labels).
 
     Images are uint8 [60000, 28, 28] and [10000, 28, 28] in 0..255, labels int64 in 0..9. `root`
     holds MNIST/raw/; by default it is the environment variable PYTORCH_DATA_DIR or else data/
-    beside this file. torchvision checks the .gz files there by MD5 and unpacks them on first use;
-    missing ones it downloads.
+    beside this file. Where the four files are not unpacked there, torchvision checks the .gz files
+    by MD5 and unpacks them; missing ones it downloads. Raises ValueError for a damaged file.
     """
-    # Not at the top: importing torchvision takes 2 s, and the worker processes don't need it.
-    from torchvision.datasets import MNIST
+    root = Path(root or os.environ.get("PYTORCH_DATA_DIR") or Path(__file__).parent / "data")
+    paths = [root / "MNIST" / "raw" / name for name in UNPACKED]
+    if not all(path.exists() for path in paths):
+        from torchvision.datasets import MNIST  # here, as it takes as long to import as torch
 
-    root = root or os.environ.get("PYTORCH_DATA_DIR") or Path(__file__).parent / "data"
-    train_set = MNIST(root, train=True, download=True)
-    test_set = MNIST(root, train=False)
-    return train_set.data, train_set.targets, test_set.data, test_set.targets
+        MNIST(root, download=True)
+    images, labels, test_images, test_labels = map(read_idx, paths, UNPACKED.values())
+    images, test_images = images.view(-1, 28, 28), test_images.view(-1, 28, 28)
+    return images, labels.long(), test_images, test_labels.long()
 
 
 def draw_pairs(nb, images, labels, generator=None):

@@ -25,7 +25,7 @@ import torch
 
 from data import add_rotated, generate_pair_sets, load_mnist
 from models import MODELS
-from train import OPTIMIZERS, train
+from train import OPTIMIZERS, train, train_together
 
 COLUMNS = {  # what each column of the table takes: a choice, or a number from ... to ...
     "optimizer": tuple(OPTIMIZERS),
@@ -66,48 +66,64 @@ QUESTIONS = {
 # fmt: on
 
 
-def run_round(key, hyperparameters, seed, device, mnist):
-    """One training of model `key`; every random number in it follows from `seed`.
+def prepare(key, rotation, seed, device, mnist):
+    """A model and its data for one round, all random numbers drawn from `seed`: train's arguments.
 
-    `hyperparameters` is a row of the table as a dictionary, `mnist` what load_mnist returns. The
-    pairs are those that the course's generate_pair_sets draws under torch.manual_seed(seed).
-    Returns the history of train.train and, as "seconds", the round's wall time.
+    The pairs are those that the course's generate_pair_sets draws under torch.manual_seed(seed).
     """
-    start = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
     *train_set, test_input, test_target, _ = generate_pair_sets(PAIRS, generator, mnist)
     weight_seed, order_seed = torch.randint(2**32, (2,), generator=generator).tolist()
-    settings = dict(hyperparameters)
-    if rotation := settings.pop("rotation"):
+    if rotation:
         train_set = add_rotated(*train_set, rotation, generator)
+    torch.manual_seed(weight_seed)  # layers draw their weights from torch's global generator
+    model = MODELS[key]().to(device, memory_format=torch.channels_last)
     train_set = [tensor.to(device) for tensor in train_set]
-    test_set = [tensor.to(device) for tensor in (test_input, test_target)]
-    # Layers draw their weights (and dropout its masks) from torch's global generator: it is seeded
-    # for this round, and given back as it was.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(weight_seed)
-        model = MODELS[key]().to(device, memory_format=torch.channels_last)
-        order_generator = torch.Generator().manual_seed(order_seed)
-        history = train(model, train_set, test_set, order_generator, **settings)
-    return history | {"seconds": time.perf_counter() - start}
+    test_set = [test_input.to(device), test_target.to(device)]
+    return model, train_set, test_set, torch.Generator().manual_seed(order_seed)
+
+
+def run_job(key, hyperparameters, seeds, device, mnist):
+    """Train model `key` once for each of `seeds`: the list of train.train's histories, in which
+    "seconds" is the wall time of a round.
+
+    `hyperparameters` is a row of the table as a dictionary, `mnist` what load_mnist returns.
+    """
+    start = time.perf_counter()
+    settings = dict(hyperparameters)
+    rotation = settings.pop("rotation")
+    with torch.random.fork_rng(devices=[]):  # gives the global generator back as it was
+        rounds = [prepare(key, rotation, seed, device, mnist) for seed in seeds]
+        if len(rounds) == 1:
+            histories = [train(*rounds[0], **settings)]
+        else:
+            histories = train_together(*zip(*rounds, strict=True), **settings)
+    seconds = (time.perf_counter() - start) / len(seeds)
+    return [history | {"seconds": seconds} for history in histories]
 
 
 def start_worker():
     torch.set_num_threads(1)  # one core each: several threads a round would wait for one another
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def run_rounds(jobs, workers, device, mnist):
-    """Run `jobs`, (key, hyperparameters, seed) each, in `workers` processes.
-
-    Yields (key, seed, history) as rounds finish. When it is stopped early, so are the workers.
+def run_jobs(jobs, workers, device, mnist):
+    """Run `jobs`, (key, hyperparameters, seeds) each, in `workers` processes; on an accelerator in
+    this one. Yields (key, seeds, histories) as they finish; stopped early, it stops the workers.
     """
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker) as pool:
+    if device != "cpu":
+        for key, hyperparameters, seeds in jobs:
+            yield key, seeds, run_job(key, hyperparameters, seeds, device, mnist)
+        return
+    # A forked worker has torch loaded from the start. Only on Linux is forking safe.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    with ProcessPoolExecutor(workers, context, start_worker) as pool:
         try:
-            futures = {pool.submit(run_round, *job, device, mnist): job for job in jobs}
+            futures = {pool.submit(run_job, *job, device, mnist): job for job in jobs}
             for future in as_completed(futures):
-                key, _, seed = futures[future]
-                yield key, seed, future.result()
+                key, _, seeds = futures[future]
+                yield key, seeds, future.result()
         except BaseException:
             for worker in multiprocessing.active_children():
                 worker.kill()
@@ -301,38 +317,42 @@ def main():
         for key, row in experiments.items()
     }
     results = {"environment": environment, "complete": False, "models": entries}
-    mnist = load_mnist()
     try:
+        mnist = load_mnist()
         write_results(arguments.output, results)
-    except OSError as error:
-        fail(f"--output {arguments.output} cannot be written: {error.strerror}")
+    except (OSError, ValueError) as error:
+        fail(error)
 
     print(", ".join(f"{name} {value}" for name, value in environment.items()))
     print(f"{PAIRS} training and {PAIRS} test pairs a round; mean ± standard deviation (n-1)\n")
     print(LAYOUT.format(*HEADINGS), flush=True)
-    # The first round of every model before all others: from then on the time left is known.
-    order = [(key, 0) for key in experiments]
-    order += [(key, r) for key in experiments for r in range(1, rounds)]
-    jobs = [(key, experiments[key], seed + r) for key, r in order]
+    if arguments.device == "cpu":
+        # The first round of every model before all others: from then on the time left is known.
+        order = [(key, 0) for key in experiments]
+        order += [(key, r) for key in experiments for r in range(1, rounds)]
+        jobs = [(key, experiments[key], [seed + r]) for key, r in order]
+    else:  # all rounds of a model at once
+        jobs = [(key, row, range(seed, seed + rounds)) for key, row in experiments.items()]
     unprinted = list(experiments)
     exit_code = 0
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
     try:
-        finished_rounds = run_rounds(jobs, arguments.workers, arguments.device, mnist)
-        for key, round_seed, history in finished_rounds:
-            entry, r = entries[key], round_seed - seed
-            entry["test_error"][r] = history["test_error"][-1]
-            entry["best_test_error"][r] = min(history["test_error"])
-            entry["seconds"][r] = history["seconds"]
+        finished_jobs = run_jobs(jobs, arguments.workers, arguments.device, mnist)
+        for key, seeds, histories in finished_jobs:
+            entry = entries[key]
+            for r, history in zip((s - seed for s in seeds), histories, strict=True):
+                entry["test_error"][r] = history["test_error"][-1]
+                entry["best_test_error"][r] = min(history["test_error"])
+                entry["seconds"][r] = history["seconds"]
             missing = sum(e["seconds"].count(None) for e in entries.values())
             results["complete"] = not missing
             write_results(arguments.output, results)
             while unprinted and None not in entries[unprinted[0]]["seconds"]:
                 tell("")
                 print(row(unprinted[0], entries[unprinted.pop(0)]), flush=True)
-            done, left = len(jobs) - missing, time_left(entries, arguments.workers)
-            tell(f"{done} of {len(jobs)} rounds done, about {left} left")
+            total, left = len(entries) * rounds, time_left(entries, arguments.workers)
+            tell(f"{total - missing} of {total} rounds done, about {left} left")
     except SystemExit as stop:
         exit_code = stop.code
     except BrokenProcessPool:

@@ -1,12 +1,18 @@
 """data.py against the published facts about MNIST, the course's helper, and torchvision."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torchvision.transforms.functional import InterpolationMode
 from torchvision.transforms.functional import rotate as torchvision_rotate
 
 import data
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_mnist_is_mnist(mnist):
@@ -31,6 +37,30 @@ def test_mnist_is_mnist(mnist):
     pixels = train_images.double() / 255
     assert round(pixels.mean().item(), 4) == 0.1307
     assert round(pixels.std().item(), 4) == 0.3081
+
+
+def test_mnist_is_what_torchvision_reads(mnist):
+    for train, images, labels in ((True, *mnist[:2]), (False, *mnist[2:])):
+        dataset = torchvision.datasets.MNIST(ROOT / "data", train=train)
+        assert torch.equal(images, dataset.data) and torch.equal(labels, dataset.targets)
+
+
+def test_mnist_is_unpacked_where_the_environment_says(tmp_path, monkeypatch, mnist):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for packed in (ROOT / "data" / "MNIST" / "raw").glob("*.gz"):
+        (raw / packed.name).symlink_to(packed)
+    monkeypatch.setenv("PYTORCH_DATA_DIR", str(tmp_path))
+    assert torch.equal(data.load_mnist()[0], mnist[0])
+    assert len(list(raw.glob("*-ubyte"))) == 4
+
+
+def test_a_damaged_file_is_named(tmp_path, mnist):
+    shutil.copytree(ROOT / "data" / "MNIST", tmp_path / "MNIST")
+    labels = tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
+    labels.write_bytes(labels.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="t10k-labels-idx1-ubyte is damaged: delete it"):
+        data.load_mnist(tmp_path)
 
 
 def course_pairs(nb, images, labels):

@@ -98,10 +98,10 @@ def test_a_round_can_be_rerun_alone(two_models, mnist):
     settings = test.read_row("siamese_al") | {"epochs": 1}
     torch.manual_seed(123)
     before = torch.get_rng_state()
-    first = test.run_round("siamese_al", settings, 6, "cpu", mnist)
+    first = test.run_job("siamese_al", settings, [6], "cpu", mnist)[0]
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(10)
-    second = test.run_round("siamese_al", settings, 6, "cpu", mnist)
+    second = test.run_job("siamese_al", settings, [6], "cpu", mnist)[0]
     assert first["loss"] == second["loss"] and first["test_error"] == second["test_error"]
     assert first["test_error"][-1] == two_models[1]["models"]["siamese_al"]["test_error"][1]
 
@@ -119,7 +119,7 @@ def test_rounds_have_data_and_weights_of_their_own(mnist, monkeypatch):
     monkeypatch.setattr(test, "train", spy)
     settings = test.read_row("siamese")
     for seed in (3, 4, 3):
-        test.run_round("siamese", settings, seed, "cpu", mnist)
+        test.run_job("siamese", settings, [seed], "cpu", mnist)
     torch.manual_seed(3)
     expected = generate_pair_sets(1000, None, mnist)
     for weights, train_set, test_set, order_seed in (seen[0], seen[2]):
@@ -131,6 +131,15 @@ def test_rounds_have_data_and_weights_of_their_own(mnist, monkeypatch):
         assert torch.equal(test_set[0], expected[3]) and torch.equal(test_set[1], expected[4])
     assert not torch.equal(seen[1][0], seen[0][0]) and seen[1][3] != seen[0][3]
     assert not torch.equal(seen[1][1][0], seen[0][1][0])
+
+
+def test_rounds_trained_together_are_the_rounds_trained_alone(mnist):
+    settings = test.read_row("siamese") | {"epochs": 1, "batch_size": 500}
+    together = test.run_job("siamese", settings, [3, 4], "cpu", mnist)
+    for seed, history in zip([3, 4], together, strict=True):
+        alone = test.run_job("siamese", settings, [seed], "cpu", mnist)[0]
+        assert history["loss"] == pytest.approx(alone["loss"], rel=1e-4)
+        assert history["test_error"] == pytest.approx(alone["test_error"], abs=0.01)
 
 
 def test_an_edited_row(tmp_path):

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from train import adapt, evaluate, total_loss, train
+from data import generate_pair_sets
+from models import MODELS
+from train import OPTIMIZERS, adapt, evaluate, total_loss, train, train_together
 
 SETTINGS = dict(
     optimizer="sgd",
@@ -82,6 +84,56 @@ def test_an_adam_step_by_hand():
     model = Mean()
     run(model, numbered(2), optimizer="adam", learning_rate=0.01)
     assert model.weight.item() == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_optimizers_are_torchs(name):
+    """Twenty steps at changing rates on random gradients, beside torch.optim's."""
+    ours = [torch.zeros(3, 2), torch.ones(4)]
+    theirs = [nn.Parameter(tensor.clone()) for tensor in ours]
+    step = OPTIMIZERS[name](ours)
+    optimizer = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[name](theirs, lr=1.0)
+    generator = torch.Generator().manual_seed(0)
+    for n in range(20):
+        gradients = [torch.randn(tensor.shape, generator=generator) for tensor in ours]
+        step(gradients, 0.1 / (n + 1))
+        for parameter, gradient in zip(theirs, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.param_groups[0]["lr"] = 0.1 / (n + 1)
+        optimizer.step()
+    for tensor, parameter in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(tensor, parameter.detach())
+
+
+@pytest.mark.parametrize("key", MODELS)
+def test_training_together_is_training_alone(key, mnist):
+    """Three rounds of each model as one stack and one by one: the same losses, and each round's
+    own learning rate."""
+    rounds = []
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        sets = generate_pair_sets(100, generator, mnist)
+        torch.manual_seed(seed)
+        rounds.append((MODELS[key](), sets[:3], sets[3:5], seed))
+    alone_digits = key == "sub_lenet5_ws_al"
+    settings = SETTINGS | dict(
+        optimizer="adam",
+        learning_rate=0.01,
+        batch_size=30,
+        epochs=3,
+        adaptive=True,
+        comparison_weight=0.0 if alone_digits else 1.0,
+        digit_weight=1.0 if alone_digits or key.endswith("_al") else 0.0,
+    )
+    models, train_sets, test_sets, seeds = zip(*rounds, strict=True)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    together = train_together(models, train_sets, test_sets, generators, **settings)
+    for (model, train_set, test_set, seed), history in zip(rounds, together, strict=True):
+        alone = train(model, train_set, test_set, torch.Generator().manual_seed(seed), **settings)
+        assert history["loss"][0] == pytest.approx(alone["loss"][0], rel=1e-4)
+        assert history["loss"] == pytest.approx(alone["loss"], rel=0.02)
+        assert history["learning_rate"] == alone["learning_rate"]
+        assert history["test_error"] == pytest.approx(alone["test_error"], abs=0.06)
 
 
 def test_gradients_do_not_add_up():

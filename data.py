@@ -21,7 +21,7 @@ UNPACKED = {  # MNIST's four files as torchvision unpacks them, and their MD5 su
 
 
 def read_idx(path, md5):
-    """The bytes of an MNIST file after its header, uint8; ValueError if it is damaged."""
+    """What follows an MNIST file's header, uint8 [n]. Raises ValueError if it is damaged."""
     content = path.read_bytes()
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
         raise ValueError(f"{path} is damaged: delete it, to have it unpacked again")
@@ -35,14 +35,18 @@ def load_mnist(root=None):
     Images are uint8 [60000, 28, 28] and [10000, 28, 28] in 0..255, labels int64 in 0..9. `root`
     holds MNIST/raw/; by default it is the environment variable PYTORCH_DATA_DIR or else data/
     beside this file. Where the four files are not unpacked there, torchvision checks the .gz files
-    by MD5 and unpacks them; missing ones it downloads. Raises ValueError for a damaged file.
+    by MD5 and unpacks them; missing ones it downloads. Raises ValueError where that fails.
     """
     root = Path(root or os.environ.get("PYTORCH_DATA_DIR") or Path(__file__).parent / "data")
     paths = [root / "MNIST" / "raw" / name for name in UNPACKED]
     if not all(path.exists() for path in paths):
-        from torchvision.datasets import MNIST  # here, as it takes as long to import as torch
+        try:
+            from torchvision.datasets import MNIST  # here, as the import takes as long as torch's
 
-        MNIST(root, download=True)
+            MNIST(root, download=True)
+        except (ImportError, OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"MNIST cannot be unpacked or downloaded: {reason}") from error
     images, labels, test_images, test_labels = map(read_idx, paths, UNPACKED.values())
     images, test_images = images.view(-1, 28, 28), test_images.view(-1, 28, 28)
     return images, labels.long(), test_images, test_labels.long()

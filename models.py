@@ -76,85 +76,66 @@ class TwoLogits(nn.Linear):
         return less_or_equal - greater  #       [N]
 
 
-def read_digits(digit_net, pairs):
-    """One `digit_net` (shared weights) on both images of each pair: [N, 2, 10]."""
-    return digit_net(pairs.reshape(-1, 1, 14, 14)).view(-1, 2, 10)
+class Separate(nn.Module):
+    """A digit net of its own for each image, and a comparison head."""
 
-
-class SubLeNet5(nn.Module):
-    """Report 1, section III: a digit net for each image, and a head; 130,877 parameters."""
-
-    def __init__(self):
+    def __init__(self, first_net, second_net, head):
         super().__init__()
-        self.first_digit, self.second_digit, self.head = lenet_digit(), lenet_digit(), lenet_head()
+        self.first_net, self.second_net, self.head = first_net, second_net, head
 
     def forward(self, pairs):
-        first, second = self.first_digit(pairs[:, :1]), self.second_digit(pairs[:, 1:])
+        first, second = self.first_net(pairs[:, :1]), self.second_net(pairs[:, 1:])
         digits = torch.stack([first, second], dim=1)
         return self.head(digits.flatten(1)), digits
 
 
-class SubLeNet5Shared(nn.Module):
-    """Report 1, section IV: one digit net for both images, and a head; 71,589 parameters."""
+class Shared(nn.Module):
+    """Weight sharing: one digit net for both images; and a comparison head, or none."""
 
-    def __init__(self):
+    def __init__(self, digit_net, head=None):
         super().__init__()
-        self.digit, self.head = lenet_digit(), lenet_head()
+        self.digit_net, self.head = digit_net, head
 
     def forward(self, pairs):
-        digits = read_digits(self.digit, pairs)
-        return self.head(digits.flatten(1)), digits
+        digits = self.digit_net(pairs.view(-1, 1, 14, 14)).view(-1, 2, 10)
+        return self.head(digits.flatten(1)) if self.head else None, digits
 
 
-class SubLeNet5Digits(nn.Module):
-    """Report 1, section V: one digit net, no head, as comparing two digits is arithmetic; 59,288
-    parameters."""
+class TwoChannels(nn.Module):
+    """The pair as one image of two channels; the net's 20 outputs are read as two digits."""
 
-    def __init__(self):
+    def __init__(self, pair_net, head):
         super().__init__()
-        self.digit = lenet_digit()
+        self.pair_net, self.head = pair_net, head
 
     def forward(self, pairs):
-        return None, read_digits(self.digit, pairs)
+        digits = self.pair_net(pairs)  #        [N, 20]
+        return self.head(digits), digits.view(-1, 2, 10)
 
 
-class Baseline(nn.Module):
-    """Report 2's baseline: the pair as one image of two channels; 71,790 parameters.
+def baseline():
+    """Report 2's baseline; 71,790 parameters.
 
     The report prints 71,140, the siamese model's count and 64 weights for the second channel. But
     no trunk of this kind has so many: with 20 outputs, which the auxiliary loss reads as two
     digits, it is 71,790, with 10 it would be 71,120.
     """
-
-    def __init__(self):
-        super().__init__()
-        self.trunk, self.head = trunk(in_channels=2, out_features=20), TwoLogits()
-
-    def forward(self, pairs):
-        digits = self.trunk(pairs)  #           [N, 20]
-        return self.head(digits), digits.view(-1, 2, 10)
+    return TwoChannels(trunk(in_channels=2, out_features=20), TwoLogits())
 
 
-class Siamese(nn.Module):
-    """Report 2's siamese model: the trunk on each image; 71,076 parameters."""
-
-    def __init__(self):
-        super().__init__()
-        self.trunk, self.head = trunk(in_channels=1, out_features=10), TwoLogits()
-
-    def forward(self, pairs):
-        digits = read_digits(self.trunk, pairs)
-        return self.head(digits.flatten(1)), digits
+def siamese():
+    """Report 2's siamese model; 71,076 parameters."""
+    return Shared(trunk(in_channels=1, out_features=10), TwoLogits())
 
 
-MODELS = {
-    "sub_lenet5": SubLeNet5,
-    "sub_lenet5_ws": SubLeNet5Shared,
-    "sub_lenet5_ws_al": SubLeNet5Digits,
-    "baseline": Baseline,
-    "baseline_al": Baseline,
-    "siamese": Siamese,
-    "siamese_al": Siamese,
+MODELS = {  # report 1's sections III, IV and V: 130,877, 71,589 and 59,288 parameters
+    "sub_lenet5": lambda: Separate(lenet_digit(), lenet_digit(), lenet_head()),
+    "sub_lenet5_ws": lambda: Shared(lenet_digit(), lenet_head()),
+    "sub_lenet5_ws_al": lambda: Shared(lenet_digit()),
+    "baseline": baseline,
+    "baseline_al": baseline,
+    "siamese": siamese,
+    "siamese_al": siamese,
 }
 
 

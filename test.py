@@ -50,6 +50,7 @@ EXPERIMENTS = {
     "siamese_al":       ("adam",    0.001,    100,   25,     False,    1.0,        1.0,    5),
 }
 PAIRS = 1000  # to train on, and as many to test on
+STACK = 20  # rounds that an accelerator trains at once
 
 # The errors in the reports, in percent: report 1's Fig. 2 at these batch sizes (best epoch of each
 # round, no adaptive rate) and report 2's Table II.
@@ -77,7 +78,7 @@ def prepare(key, rotation, seed, device, mnist):
     if rotation:
         train_set = add_rotated(*train_set, rotation, generator)
     torch.manual_seed(weight_seed)  # layers draw their weights from torch's global generator
-    model = MODELS[key]().to(device, memory_format=torch.channels_last)
+    model = MODELS[key]().to(device, memory_format=torch.channels_last)  # convolves faster on CPUs
     train_set = [tensor.to(device) for tensor in train_set]
     test_set = [test_input.to(device), test_target.to(device)]
     return model, train_set, test_set, torch.Generator().manual_seed(order_seed)
@@ -104,8 +105,8 @@ def run_job(key, hyperparameters, seeds, device, mnist):
 
 def start_worker():
     torch.set_num_threads(1)  # one core each: several threads a round would wait for one another
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the parent's to handle
 
 
 def run_jobs(jobs, workers, device, mnist):
@@ -116,7 +117,8 @@ def run_jobs(jobs, workers, device, mnist):
         for key, hyperparameters, seeds in jobs:
             yield key, seeds, run_job(key, hyperparameters, seeds, device, mnist)
         return
-    # A forked worker has torch loaded from the start. Only on Linux is forking safe.
+    # A forked worker has torch loaded from the start. That is safe on Linux, if this process has
+    # no other threads, as main sees to.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     with ProcessPoolExecutor(workers, context, start_worker) as pool:
         try:
@@ -162,14 +164,14 @@ LAYOUT = "{:<18}{:>11}{:>16}{:>16}{:>13}{:>10}"
 HEADINGS = ("model", "parameters", "last epoch %", "best epoch %", "reported %", "s/round")
 
 
-def row(key, entry):
+def table_row(key, entry):
     """A model's line of the table, from its entry in the results file."""
     text = LAYOUT.format(
         key,
         f"{entry['parameters']:,}",
         percent(finished(entry, "test_error")),
         percent(finished(entry, "best_test_error")),
-        f"{REPORTED[key]:.2f}",
+        f"{REPORTED[key]:.2f}" if key in REPORTED else "",
         f"{statistics.mean(finished(entry, 'seconds')):.2f}",
     )
     missing = entry["seconds"].count(None)
@@ -196,7 +198,7 @@ def time_left(entries, workers):
     means = {k: statistics.mean(s) for k, e in entries.items() if (s := finished(e, "seconds"))}
     typical = statistics.mean(means.values())
     left = sum(e["seconds"].count(None) * means.get(k, typical) for k, e in entries.items())
-    return "{:.0f}:{:02.0f}".format(*divmod(left / workers, 60))
+    return "{}:{:02}".format(*divmod(round(left / workers), 60))
 
 
 def tell(text):
@@ -229,7 +231,7 @@ def check(name, value, allowed):
 
 
 def read_row(key):
-    """Row `key` of the table as a dictionary; ValueError, naming row and value, on nonsense."""
+    """Row `key` of the table as a dictionary. Nonsense raises ValueError, naming row and value."""
     if len(EXPERIMENTS[key]) != len(COLUMNS):
         raise ValueError(f"row {key} has {len(EXPERIMENTS[key])} values for {len(COLUMNS)} columns")
     row = dict(zip(COLUMNS, EXPERIMENTS[key], strict=True))
@@ -238,7 +240,9 @@ def read_row(key):
             check(name, value, COLUMNS[name])
         if row["comparison_weight"] == row["digit_weight"] == 0:
             raise ValueError("comparison_weight and digit_weight are 0, one of them must not be")
-        if key == "sub_lenet5_ws_al" and row["comparison_weight"]:
+        with torch.device("meta"):  # shapes only
+            comparison, _ = MODELS[key]()(torch.zeros(2, 2, 14, 14))
+        if comparison is None and row["comparison_weight"]:
             raise ValueError("comparison_weight must be 0, as the model outputs digits only")
     except ValueError as error:
         raise ValueError(f"row {key}: {error}") from None
@@ -275,11 +279,7 @@ def parse_arguments():
         torch.zeros(1, device=arguments.device).item()
     except Exception:  # each backend has its own
         fail(f"--device {arguments.device} is not one that torch can use here")
-    if arguments.workers is None:
-        usable = hasattr(os, "sched_getaffinity")  # the cores that this process may use
-        cores = len(os.sched_getaffinity(0)) if usable else os.cpu_count()
-        arguments.workers = cores if arguments.device == "cpu" else 1
-    elif arguments.device != "cpu":
+    if arguments.workers is not None and arguments.device != "cpu":
         fail(f"--workers is for the CPU, leave it out for the device {arguments.device}")
     if len(set(arguments.models)) < len(arguments.models):
         fail("--models names a model twice")
@@ -288,7 +288,8 @@ def parse_arguments():
     try:
         check("--rounds", arguments.rounds, (1, 10_000))
         check("--seed", arguments.seed, (0, 2**31))
-        check("--workers", arguments.workers, (1, 256))
+        if arguments.workers is not None:
+            check("--workers", arguments.workers, (1, 256))
         arguments.experiments = {k: read_row(k) for k in EXPERIMENTS if k in arguments.models}
         if arguments.epochs is not None:
             check("--epochs", arguments.epochs, COLUMNS["epochs"])
@@ -300,13 +301,30 @@ def parse_arguments():
 
 
 def main():
+    torch.set_num_threads(1)  # so that workers can be forked
     arguments = parse_arguments()
     experiments, rounds, seed = arguments.experiments, arguments.rounds, arguments.seed
+    if arguments.device == "cpu":
+        # The first round of every model before all others: from then on the time left is known.
+        order = [(key, 0) for key in experiments]
+        order += [(key, r) for key in experiments for r in range(1, rounds)]
+        jobs = [(key, experiments[key], [seed + r]) for key, r in order]
+        usable = hasattr(os, "sched_getaffinity")  # the cores that this process may use
+        cores = len(os.sched_getaffinity(0)) if usable else os.cpu_count()
+        workers = min(arguments.workers or cores, len(jobs))
+    else:
+        stacks = [range(r, min(r + STACK, rounds)) for r in range(0, rounds, STACK)]
+        jobs = [(k, row, [seed + r for r in s]) for k, row in experiments.items() for s in stacks]
+        workers = 1
+
     environment = {
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": platform.platform(),
-        **{name: getattr(arguments, name) for name in ("device", "workers", "seed", "rounds")},
+        "device": arguments.device,
+        "workers": workers,
+        "seed": seed,
+        "rounds": rounds,
     }
     entries = {
         key: {
@@ -326,20 +344,12 @@ def main():
     print(", ".join(f"{name} {value}" for name, value in environment.items()))
     print(f"{PAIRS} training and {PAIRS} test pairs a round; mean ± standard deviation (n-1)\n")
     print(LAYOUT.format(*HEADINGS), flush=True)
-    if arguments.device == "cpu":
-        # The first round of every model before all others: from then on the time left is known.
-        order = [(key, 0) for key in experiments]
-        order += [(key, r) for key in experiments for r in range(1, rounds)]
-        jobs = [(key, experiments[key], [seed + r]) for key, r in order]
-    else:  # all rounds of a model at once
-        jobs = [(key, row, range(seed, seed + rounds)) for key, row in experiments.items()]
     unprinted = list(experiments)
     exit_code = 0
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
     try:
-        finished_jobs = run_jobs(jobs, arguments.workers, arguments.device, mnist)
-        for key, seeds, histories in finished_jobs:
+        for key, seeds, histories in run_jobs(jobs, workers, arguments.device, mnist):
             entry = entries[key]
             for r, history in zip((s - seed for s in seeds), histories, strict=True):
                 entry["test_error"][r] = history["test_error"][-1]
@@ -350,8 +360,8 @@ def main():
             write_results(arguments.output, results)
             while unprinted and None not in entries[unprinted[0]]["seconds"]:
                 tell("")
-                print(row(unprinted[0], entries[unprinted.pop(0)]), flush=True)
-            total, left = len(entries) * rounds, time_left(entries, arguments.workers)
+                print(table_row(unprinted[0], entries[unprinted.pop(0)]), flush=True)
+            total, left = len(entries) * rounds, time_left(entries, workers)
             tell(f"{total - missing} of {total} rounds done, about {left} left")
     except SystemExit as stop:
         exit_code = stop.code
@@ -361,7 +371,7 @@ def main():
     tell("")
     for key in unprinted:
         if finished(entries[key], "seconds"):
-            print(row(key, entries[key]))
+            print(table_row(key, entries[key]))
     if lines := list(answers(entries)):
         print("\nWhat each technique gains, in points of error, and its 95% interval:")
         print(*lines, sep="\n")

@@ -1,4 +1,4 @@
-"""One training run: mini-batch SGD or Adam, optionally with report 1's adaptive learning rate."""
+"""Training runs, one or several at once: SGD or Adam, losses, report 1's adaptive learning rate."""
 
 import math
 

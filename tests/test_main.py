@@ -80,7 +80,7 @@ def test_what_is_printed(two_models):
     assert f"torch {torch.__version__}" in lines[0]
     assert "device cpu, workers 2, seed 5, rounds 2" in lines[0]
     for key in results["models"]:
-        assert test.row(key, results["models"][key]) in lines
+        assert test.table_row(key, results["models"][key]) in lines
     assert "4 of 4 rounds done" in done.stderr
 
 
@@ -88,8 +88,8 @@ def test_what_is_printed(two_models):
 def test_alone_and_with_another_number_of_workers_the_numbers_are_the_same(
     key, two_models, tmp_path
 ):
-    options = ("--models", key, "--rounds", 2, "--epochs", 1, "--seed", 5, "--workers", 1)
-    alone = results(tmp_path / "alone.json", *options)
+    options = ("--models", key, "--rounds", 2, "--epochs", 1, "--seed", 5)
+    alone = results(tmp_path / "alone.json", *options, "--workers", 1, "--device", "cpu")
     assert errors(alone, key) == errors(two_models[1], key)
 
 
@@ -142,6 +142,19 @@ def test_rounds_trained_together_are_the_rounds_trained_alone(mnist):
         assert history["test_error"] == pytest.approx(alone["test_error"], abs=0.01)
 
 
+def test_a_new_model(tmp_path, monkeypatch, mnist):
+    """As the README says: an entry in MODELS and a row. No report has a figure for it."""
+    monkeypatch.setitem(test.MODELS, "own", test.MODELS["siamese"])
+    monkeypatch.setitem(test.EXPERIMENTS, "own", ("sgd", 0.05, 200, 1, False, 1.0, 0.0, 0))
+    path = tmp_path / "own.json"
+    options = ["--models", "own", "--rounds", "1", "--device", "cpu", "--output", str(path)]
+    monkeypatch.setattr(sys, "argv", ["test.py", *options])
+    with pytest.raises(SystemExit) as stop:
+        test.main()
+    assert stop.value.code == 0
+    assert json.loads(path.read_text())["models"]["own"]["parameters"] == 71076
+
+
 def test_an_edited_row(tmp_path):
     """A student's edit: SGD, rate 0.05, batches of 37, 3 epochs."""
     for name in ("test.py", "train.py", "models.py", "data.py"):
@@ -155,7 +168,7 @@ def test_an_edited_row(tmp_path):
     )
     assert count == 1
     script.write_text(edited)
-    options = ("--models", "siamese", "--rounds", 1)
+    options = ("--models", "siamese", "--rounds", 1, "--device", "cpu")
     entry = results(tmp_path / "edited.json", *options, script=script)["models"]["siamese"]
     assert entry["hyperparameters"]["optimizer"] == "sgd"
     assert entry["hyperparameters"]["batch_size"] == 37
@@ -166,7 +179,8 @@ def test_an_edited_row(tmp_path):
 def refusal(capsys, *options):
     """What test.py says as it refuses `options`, without its name."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["test.py", *map(str, options)])
+        device = () if "--device" in options else ("--device", "cpu")
+        patch.setattr(sys, "argv", ["test.py", *device, *map(str, options)])
         with pytest.raises(SystemExit) as stop:
             test.main()
     printed = capsys.readouterr()
@@ -261,9 +275,11 @@ def test_bad_input_leaves_an_existing_results_file_alone(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_keeps_what_is_finished(number, tmp_path):
+@pytest.mark.parametrize("send", [os.kill, os.killpg])  # to the parent alone, to all processes
+def test_an_interrupted_run_keeps_what_is_finished(number, send, tmp_path):
     path = tmp_path / "results.json"
     command = [sys.executable, ROOT / "test.py", "--models", "sub_lenet5_ws", "--epochs", "3"]
+    command += ["--device", "cpu"]
     process = subprocess.Popen(
         [*command, "--output", path],
         stdout=subprocess.PIPE,
@@ -275,7 +291,7 @@ def test_an_interrupted_run_keeps_what_is_finished(number, tmp_path):
         if line.startswith("3 of 20 rounds done"):
             break
     start = time.monotonic()
-    os.killpg(process.pid, number)
+    send(process.pid, number)
     out, _ = process.communicate(timeout=60)
     assert time.monotonic() - start < 10
     assert process.returncode == 128 + number

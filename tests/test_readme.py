@@ -23,7 +23,7 @@ def test_the_results_are_a_complete_default_run():
 def test_the_table_is_the_results_file():
     lines = README.splitlines()
     for key, entry in RESULTS["models"].items():
-        assert test.row(key, entry) in lines
+        assert test.table_row(key, entry) in lines
     for line in test.answers(RESULTS["models"]):
         assert line in lines
 

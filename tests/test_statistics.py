@@ -3,7 +3,7 @@
 import pytest
 import scipy.stats
 
-from test import answers, finished, paired_gain, percent, row, student_t, time_left
+from test import answers, finished, paired_gain, percent, student_t, table_row, time_left
 
 
 def entry(errors, seconds=None):
@@ -43,9 +43,9 @@ def test_paired_gain_is_the_paired_t_test():
 def test_rows_leave_unfinished_rounds_out_and_say_so():
     some = entry([0.01, None, 0.02, 0.06, None])
     assert finished(some, "test_error") == [0.01, 0.02, 0.06]
-    assert "3.00 ± 2.65" in row("siamese", some)
-    assert row("siamese", some).endswith("  2 rounds missing")
-    words = " ".join(row("siamese", entry([0.1])).split())
+    assert "3.00 ± 2.65" in table_row("siamese", some)
+    assert table_row("siamese", some).endswith("  2 rounds missing")
+    words = " ".join(table_row("siamese", entry([0.1])).split())
     assert words == "siamese 71,076 10.00 ± n/a 10.00 ± n/a 17.00 2.00"
 
 
@@ -70,3 +70,4 @@ def test_time_left_by_hand():
     }
     assert time_left(entries, workers=2) == "0:25"
     assert time_left({"siamese": entry([0.1, None], [3600.0, None])}, workers=1) == "60:00"
+    assert time_left({"siamese": entry([0.1, None], [119.6, None])}, workers=1) == "2:00"

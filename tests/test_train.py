@@ -136,8 +136,8 @@ def test_training_together_is_training_alone(key, mnist):
         assert history["test_error"] == pytest.approx(alone["test_error"], abs=0.06)
 
 
-def test_gradients_do_not_add_up():
-    """Two SGD steps by hand, each from its own gradient alone."""
+def test_two_sgd_steps_by_hand():
+    """The second step's gradient is its own, not the sum of both."""
     model = Mean()
     run(model, tuple(tensor[:1] for tensor in numbered(1)), epochs=2)
     w = 0.25

@@ -108,19 +108,23 @@ def test_optimizers_are_torchs(name):
 @pytest.mark.parametrize("key", MODELS)
 def test_training_together_is_training_alone(key, mnist):
     """Three rounds of each model as one stack and one by one: the same losses, and each round's
-    own learning rate."""
+    own learning rate. Of report 1's models one round has only black images to learn from (batch
+    norm would divide their variance of 0), so its rate falls sooner.
+    """
     rounds = []
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
         sets = generate_pair_sets(100, generator, mnist)
         torch.manual_seed(seed)
-        rounds.append((MODELS[key](), sets[:3], sets[3:5], seed))
+        black = seed == 2 and key.startswith("sub_lenet5")
+        train_set = (sets[0] * (not black), *sets[1:3])
+        rounds.append((MODELS[key](), train_set, sets[3:5], seed))
     alone_digits = key == "sub_lenet5_ws_al"
     settings = SETTINGS | dict(
         optimizer="adam",
         learning_rate=0.01,
         batch_size=30,
-        epochs=3,
+        epochs=4,
         adaptive=True,
         comparison_weight=0.0 if alone_digits else 1.0,
         digit_weight=1.0 if alone_digits or key.endswith("_al") else 0.0,
@@ -134,6 +138,8 @@ def test_training_together_is_training_alone(key, mnist):
         assert history["loss"] == pytest.approx(alone["loss"], rel=0.02)
         assert history["learning_rate"] == alone["learning_rate"]
         assert history["test_error"] == pytest.approx(alone["test_error"], abs=0.06)
+    if key in ("sub_lenet5_ws", "sub_lenet5_ws_al"):
+        assert together[2]["learning_rate"] != together[0]["learning_rate"]
 
 
 def test_two_sgd_steps_by_hand():

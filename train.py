@@ -54,7 +54,8 @@ def total_loss(comparison, digits, target, classes, comparison_weight, digit_wei
 
     Main: binary cross-entropy of `comparison` [N] with `target` [N]. Auxiliary: cross-entropy of
     `digits` [N, 2, 10] with `classes` [N, 2], first digit plus second (report 1, section V; report
-    2, section II.4). A loss of weight 0 is not computed.
+    2, section II.4). Of log-probabilities it is the negative log-likelihood: a second log-softmax
+    changes nothing. A loss of weight 0 is not computed.
     """
     loss = 0
     if comparison_weight:
@@ -82,7 +83,7 @@ def evaluate(model, test_input, test_target):
     """The share of pairs, 0 to 1, that `model` gets wrong; leaves it in evaluation mode."""
     model.eval()
     wrong = predict(*model(test_input)) != test_target.bool()
-    return wrong.float().mean().item()
+    return wrong.sum().item() / len(wrong)
 
 
 def train(model, train_set, test_set, generator, *, optimizer, learning_rate, batch_size, epochs,
@@ -108,7 +109,9 @@ def train(model, train_set, test_set, generator, *, optimizer, learning_rate, ba
         for batch in order.split(batch_size):
             input, target, classes = (tensor[batch] for tensor in train_set)
             loss = total_loss(*model(input), target, classes, comparison_weight, digit_weight)
-            step(torch.autograd.grad(loss, parameters, materialize_grads=True), learning_rate)
+            # zeros for a head whose loss has weight 0
+            gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+            step(gradients, learning_rate)
             summed_loss += loss.detach() * len(batch)
         epoch_loss = summed_loss.item() / nb
         history["loss"].append(epoch_loss)
@@ -143,8 +146,8 @@ def train_together(models, train_sets, test_sets, generators, *, optimizer, lear
         both = outputs(vector, buffers, input)
         return total_loss(*both, target, classes, comparison_weight, digit_weight)
 
-    def wrong_share(vector, buffers, input, target):
-        return (predict(*outputs(vector, buffers, input)) != target.bool()).float().mean()
+    def count_wrong(vector, buffers, input, target):
+        return (predict(*outputs(vector, buffers, input)) != target.bool()).sum()
 
     train_set = [torch.stack(tensors) for tensors in zip(*train_sets, strict=True)]
     test_set = [torch.stack(tensors) for tensors in zip(*test_sets, strict=True)]
@@ -155,8 +158,8 @@ def train_together(models, train_sets, test_sets, generators, *, optimizer, lear
     for _ in range(epochs):
         model.train()
         orders = torch.stack([torch.randperm(nb, generator=g) for g in generators]).to(device)
-        rate = torch.tensor(rates, device=device).unsqueeze(1)
-        summed_losses = torch.zeros(len(models), device=device)
+        rate = vectors.new_tensor(rates).unsqueeze(1)
+        summed_losses = vectors.new_zeros(len(models))
         for batch in orders.split(batch_size, dim=1):
             tensors = (tensor[rows, batch] for tensor in train_set)
             losses = torch.vmap(batch_loss, randomness="different")(vectors, buffers, *tensors)
@@ -164,7 +167,8 @@ def train_together(models, train_sets, test_sets, generators, *, optimizer, lear
             summed_losses += losses.detach() * batch.shape[1]
         model.eval()
         with torch.no_grad():
-            errors = torch.vmap(wrong_share)(vectors, buffers, *test_set).tolist()
+            wrong = torch.vmap(count_wrong)(vectors, buffers, *test_set).tolist()
+        errors = [count / test_set[0].shape[1] for count in wrong]
         epoch_losses = (summed_losses / nb).tolist()
         for history, *values in zip(histories, epoch_losses, rates, errors, strict=True):
             for name, value in zip(history, values, strict=True):

@@ -320,7 +320,7 @@ def main():
     environment = {
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "machine": platform.platform(),
+        "machine": f"{platform.system()} {platform.machine()}",
         "device": arguments.device,
         "workers": workers,
         "seed": seed,

@@ -22,6 +22,7 @@ def test_the_results_are_a_complete_default_run():
 
 def test_the_table_is_the_results_file():
     lines = README.splitlines()
+    assert ", ".join(f"{name} {value}" for name, value in RESULTS["environment"].items()) in lines
     for key, entry in RESULTS["models"].items():
         assert test.table_row(key, entry) in lines
     for line in test.answers(RESULTS["models"]):

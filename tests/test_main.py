@@ -149,6 +149,7 @@ def test_a_new_model(tmp_path, monkeypatch, mnist):
     path = tmp_path / "own.json"
     options = ["--models", "own", "--rounds", "1", "--device", "cpu", "--output", str(path)]
     monkeypatch.setattr(sys, "argv", ["test.py", *options])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest's own handlers stay
     with pytest.raises(SystemExit) as stop:
         test.main()
     assert stop.value.code == 0

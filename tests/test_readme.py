@@ -29,6 +29,10 @@ def test_the_table_is_the_results_file():
         assert line in lines
 
 
+def test_the_benchmark_is_the_committed_output():
+    assert (ROOT / "report" / "results" / "benchmark.txt").read_text() in README
+
+
 def test_every_option_is_in_the_readme(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["test.py", "--help"])
     try:

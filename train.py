@@ -1,70 +1,67 @@
-"""Training runs, one or several at once: SGD or Adam, losses, report 1's adaptive learning rate."""
+"""Training: optimizers, losses, schedules of the learning rate; one round, or several at once.
+
+Several rounds of a model train side by side as one stack, which fills an accelerator; on a CPU a stack holds a single
+round. Below, R is the number of rounds, N of pairs, P of parameters.
+"""
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from models import predict
+from data import distort
 
 SLOWEST_FALL = 0.03  # of the loss, from one epoch to the next, that leaves the rate alone
 LOWEST_RATE = 1e-4  # without this floor sub_lenet5_ws, which starts here, ends at chance
+DECAY = 0.1  # of the weights, in AdamW
+EVALUATED = 100  # pairs at once: what passes between layers stays in a core's cache
 
 
-def sgd(parameters):
-    """Plain SGD as a function that makes a step: step(gradients, learning_rate)."""
-
-    @torch.no_grad()
-    def step(gradients, learning_rate):
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter -= learning_rate * gradient
-
-    return step
+def sgd(parameters, gradient, state, step):
+    """Plain SGD's direction, to be multiplied by the learning rate."""
+    return gradient
 
 
-def adam(parameters, beta1=0.9, beta2=0.999, epsilon=1e-8):
-    """Adam (Kingma and Ba, 2015) as a function that makes a step: step(gradients, learning_rate).
+def adam(parameters, gradient, state, step, beta1=0.9, beta2=0.999, epsilon=1e-8):
+    """Adam's direction (Kingma and Ba, 2015) in the given step, which counts from 1.
 
-    torch.optim.Adam takes 2 s to import what torch.compile needs, and one rate for all rounds.
+    `state` is two tensors like the parameters, zero before the first step. torch.optim.Adam takes 2 s to import what
+    torch.compile needs, and one learning rate for all rounds.
     """
-    means = [torch.zeros_like(parameter) for parameter in parameters]
-    squares = [torch.zeros_like(parameter) for parameter in parameters]
-    steps = 0
-
-    @torch.no_grad()
-    def step(gradients, learning_rate):
-        nonlocal steps
-        steps += 1
-        rate = learning_rate / (1 - beta1**steps)
-        state = zip(parameters, gradients, means, squares, strict=True)
-        for parameter, gradient, mean, square in state:
-            mean.lerp_(gradient, 1 - beta1)
-            square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-            deviation = (square / (1 - beta2**steps)).sqrt_().add_(epsilon)
-            parameter -= rate * mean / deviation
-
-    return step
+    mean, square = state
+    mean.lerp_(gradient, 1 - beta1)
+    square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+    deviation = (square / (1 - beta2**step)).sqrt_().add_(epsilon)
+    return (mean / (1 - beta1**step)).div_(deviation)
 
 
-OPTIMIZERS = {"sgd": sgd, "adam": adam}
+def adamw(parameters, gradient, state, step):
+    """Adam's with decoupled weight decay (Loshchilov and Hutter, 2019)."""
+    return adam(parameters, gradient, state, step).add_(parameters, alpha=DECAY)
 
 
-def total_loss(comparison, digits, target, classes, comparison_weight, digit_weight):
-    """The weighted sum of the main loss and the auxiliary one, means over the batch; 0-d.
+OPTIMIZERS = {"sgd": sgd, "adam": adam, "adamw": adamw}
+SCHEDULES = "constant", "adaptive", "one-cycle"
 
-    Main: binary cross-entropy of `comparison` [N] with `target` [N]. Auxiliary: cross-entropy of
-    `digits` [N, 2, 10] with `classes` [N, 2], first digit plus second (report 1, section V; report
-    2, section II.4). Of log-probabilities it is the negative log-likelihood: a second log-softmax
-    changes nothing. A loss of weight 0 is not computed.
+
+def total_loss(comparison, digits, target, classes, comparison_weight, digit_weight, smoothing=0):
+    """The weighted sum of the main loss and the auxiliary one, means over each round's pairs: [R].
+
+    Main: binary cross-entropy of `comparison` [R, N] with `target` [R, N]. Auxiliary: cross-entropy of `digits` [R, N,
+    2, 10] with `classes` [R, N, 2], first digit plus second (report 1, section V; report 2, section II.4), with label
+    smoothing (Szegedy et al., 2016) if that is not 0. Of log-probabilities it is the negative log-likelihood: a second
+    log-softmax changes nothing. A loss of weight 0 is not computed.
     """
     loss = 0
     if comparison_weight:
-        main_loss = F.binary_cross_entropy_with_logits(comparison, target.float())
-        loss = loss + comparison_weight * main_loss
+        main = F.binary_cross_entropy_with_logits(comparison, target.float(), reduction="none")
+        loss = loss + comparison_weight * main.mean(dim=1)
     if digit_weight:
-        first_loss = F.cross_entropy(digits[:, 0], classes[:, 0])
-        second_loss = F.cross_entropy(digits[:, 1], classes[:, 1])
-        loss = loss + digit_weight * (first_loss + second_loss)
+        rows = digits.flatten(0, 2), classes.flatten()
+        auxiliary = F.cross_entropy(*rows, reduction="none", label_smoothing=smoothing)
+        loss = loss + digit_weight * auxiliary.view(classes.shape).mean(dim=1).sum(dim=1)
     return loss
 
 
@@ -78,102 +75,99 @@ def adapt(learning_rate, loss, previous_loss):
     return learning_rate
 
 
-@torch.no_grad()
-def evaluate(model, test_input, test_target):
-    """The share of pairs, 0 to 1, that `model` gets wrong; leaves it in evaluation mode."""
-    model.eval()
-    wrong = predict(*model(test_input)) != test_target.bool()
-    return wrong.sum().item() / len(wrong)
+def one_cycle(progress, rise=0.3, start=0.04):
+    """What a one-cycle schedule (Smith, 2018) makes of the learning rate after the given share of the steps, 0 to 1:
+    by half a cosine up from `start` to 1, by another down to 0."""
+    if progress < rise:
+        return start + (1 - start) * (1 - math.cos(math.pi * progress / rise)) / 2
+    return (1 + math.cos(math.pi * (progress - rise) / (1 - rise))) / 2
 
 
-def train(model, train_set, test_set, generator, *, optimizer, learning_rate, batch_size, epochs,
-          adaptive, comparison_weight, digit_weight):  # fmt: skip
-    """Train `model` in place and return its history, a list of `epochs` values each:
-
-    "loss" (mean over the epoch's pairs), "learning_rate" (the epoch's) and "test_error" (after it,
-    0 to 1).
-
-    train_set is (train_input, train_target, train_classes), test_set (test_input, test_target), on
-    the model's device; the test set serves for "test_error" alone. `generator`, on the CPU, draws
-    the order of the pairs anew for each epoch.
-    """
-    parameters = list(model.parameters())
-    step = OPTIMIZERS[optimizer](parameters)
-    nb = len(train_set[0])
-    history = {"loss": [], "learning_rate": [], "test_error": []}
-    previous_loss = math.inf
-    for _ in range(epochs):
-        model.train()
-        order = torch.randperm(nb, generator=generator).to(train_set[0].device)
-        summed_loss = 0.0
-        for batch in order.split(batch_size):
-            input, target, classes = (tensor[batch] for tensor in train_set)
-            loss = total_loss(*model(input), target, classes, comparison_weight, digit_weight)
-            # zeros for a head whose loss has weight 0
-            gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
-            step(gradients, learning_rate)
-            summed_loss += loss.detach() * len(batch)
-        epoch_loss = summed_loss.item() / nb
-        history["loss"].append(epoch_loss)
-        history["learning_rate"].append(learning_rate)
-        history["test_error"].append(evaluate(model, *test_set))
-        if adaptive:
-            learning_rate = adapt(learning_rate, epoch_loss, previous_loss)
-        previous_loss = epoch_loss
-    return history
-
-
-def train_together(models, train_sets, test_sets, generators, *, optimizer, learning_rate,
-                   batch_size, epochs, adaptive, comparison_weight, digit_weight):  # fmt: skip
-    """`train` for several models of one class at once, as one stack, which fills an accelerator.
-
-    Takes lists of what `train` takes one of, and returns the list of the histories. Each model
-    keeps its own data, order and learning rate; the models themselves stay as they are.
-    """
-    model, device = models[0], train_sets[0][0].device
+def stack(models):
+    """`models`, of one class, as one: their parameters as a matrix [R, P], and their forward pass: forward(pairs [R,
+    N, 2, 14, 14]) -> comparison [R, N], digits [R, N, 2, 10]."""
+    model = models[0]
     names, shapes = zip(*((name, p.shape) for name, p in model.named_parameters()), strict=True)
     sizes = [shape.numel() for shape in shapes]
-    vectors = [torch.cat([p.detach().flatten() for p in m.parameters()]) for m in models]
-    vectors = torch.stack(vectors).requires_grad_()  # [models, parameters]
+    matrix = torch.stack([parameters_to_vector(m.parameters()).detach() for m in models])
     _, buffers = torch.func.stack_module_state(models)
 
-    def outputs(vector, buffers, input):
+    def forward_one(vector, buffers, pairs):
         values = [part.view(shape) for part, shape in zip(vector.split(sizes), shapes, strict=True)]
-        state = dict(zip(names, values, strict=True)), buffers
-        return torch.func.functional_call(model, state, input)
+        state = dict(zip(names, values, strict=True)) | buffers
+        return torch.func.functional_call(model, state, pairs)
 
-    def batch_loss(vector, buffers, input, target, classes):
-        both = outputs(vector, buffers, input)
-        return total_loss(*both, target, classes, comparison_weight, digit_weight)
+    def forward(pairs):
+        if len(models) > 1:
+            return torch.vmap(forward_one, randomness="different")(matrix, buffers, pairs)
+        own_buffers = {name: buffer[0] for name, buffer in buffers.items()}
+        comparison, digits = forward_one(matrix[0], own_buffers, pairs[0])
+        return comparison.unsqueeze(0), digits.unsqueeze(0)
 
-    def count_wrong(vector, buffers, input, target):
-        return (predict(*outputs(vector, buffers, input)) != target.bool()).sum()
+    return matrix.requires_grad_(), buffers, forward
 
-    train_set = [torch.stack(tensors) for tensors in zip(*train_sets, strict=True)]
+
+@torch.no_grad()
+def evaluate(forward, test_input, test_target):
+    """The share of pairs, 0 to 1, that each round's model gets wrong: a list of R."""
+    wrong = 0
+    parts = zip(test_input.split(EVALUATED, dim=1), test_target.split(EVALUATED, dim=1), strict=True)
+    for pairs, target in parts:
+        comparison, _ = forward(pairs)
+        wrong = wrong + ((comparison > 0) != target.bool()).sum(dim=1)
+    return [count / test_target.shape[1] for count in wrong.tolist()]
+
+
+def train(models, train_sets, test_sets, generators, *, optimizer, learning_rate, schedule,
+          batch_size, epochs, comparison_weight, digit_weight, label_smoothing=0, distortion=0):  # fmt: skip
+    """Train `models`, R of one class, in place and return their histories, `epochs` values each:
+
+    "loss" (mean over the epoch's pairs), "learning_rate" (the epoch's, or its cycle's highest) and "test_error" (after
+    it, 0 to 1).
+
+    Of the lists of R, train_sets has (train_input, train_target, train_classes), test_sets (test_input, test_target),
+    on the models' device; a test set serves for "test_error" alone. A generator, on the CPU, draws its round's
+    distortions and the order of its pairs at each epoch.
+    """
+    model = models[0]
+    train_input, *train_labels = (torch.stack(tensors) for tensors in zip(*train_sets, strict=True))
     test_set = [torch.stack(tensors) for tensors in zip(*test_sets, strict=True)]
-    rows, nb = torch.arange(len(models), device=device).unsqueeze(1), train_set[0].shape[1]
-    step = OPTIMIZERS[optimizer]([vectors])
-    rates, previous_losses = [learning_rate] * len(models), [math.inf] * len(models)
+    matrix, buffers, forward = stack(models)
+    state, rounds, nb = torch.zeros(2, *matrix.shape).to(matrix), len(models), train_input.shape[1]
+    each = torch.arange(rounds, device=matrix.device).unsqueeze(1)
+    rates, previous_losses = [learning_rate] * rounds, [math.inf] * rounds
     histories = [{"loss": [], "learning_rate": [], "test_error": []} for _ in models]
-    for _ in range(epochs):
+    step, steps = 0, epochs * math.ceil(nb / batch_size)
+    for epoch in range(epochs):
         model.train()
-        orders = torch.stack([torch.randperm(nb, generator=g) for g in generators]).to(device)
-        rate = vectors.new_tensor(rates).unsqueeze(1)
-        summed_losses = vectors.new_zeros(len(models))
-        for batch in orders.split(batch_size, dim=1):
-            tensors = (tensor[rows, batch] for tensor in train_set)
-            losses = torch.vmap(batch_loss, randomness="different")(vectors, buffers, *tensors)
-            step(torch.autograd.grad(losses.sum(), [vectors]), rate)
-            summed_losses += losses.detach() * batch.shape[1]
+        input = train_input
+        if distortion and epoch < epochs - 1:
+            distorted = map(partial(distort, strength=distortion), train_input, generators)
+            input = torch.stack(list(distorted))
+        order = torch.stack([torch.randperm(nb, generator=g) for g in generators])
+        losses = torch.zeros(rounds, device=matrix.device)
+        for batch in order.to(matrix.device).split(batch_size, dim=1):
+            pairs, target, classes = (part[each, batch] for part in (input, *train_labels))
+            weights = comparison_weight, digit_weight, label_smoothing
+            loss = total_loss(*forward(pairs), target, classes, *weights)
+            (gradient,) = torch.autograd.grad(loss.sum(), [matrix])
+            rate = matrix.new_tensor(rates).unsqueeze(1)
+            if schedule == "one-cycle":
+                rate *= one_cycle(step / steps)
+            step += 1
+            with torch.no_grad():
+                matrix -= rate * OPTIMIZERS[optimizer](matrix, gradient, state, step)
+            losses += loss.detach() * batch.shape[1] / nb
         model.eval()
-        with torch.no_grad():
-            wrong = torch.vmap(count_wrong)(vectors, buffers, *test_set).tolist()
-        errors = [count / test_set[0].shape[1] for count in wrong]
-        epoch_losses = (summed_losses / nb).tolist()
-        for history, *values in zip(histories, epoch_losses, rates, errors, strict=True):
+        losses = losses.tolist()
+        after = zip(histories, losses, rates, evaluate(forward, *test_set), strict=True)
+        for history, *values in after:
             for name, value in zip(history, values, strict=True):
                 history[name].append(value)
-        if adaptive:
-            rates = list(map(adapt, rates, epoch_losses, previous_losses))
-        previous_losses = epoch_losses
+        if schedule == "adaptive":
+            rates = list(map(adapt, rates, losses, previous_losses))
+        previous_losses = losses
+    for r, trained in enumerate(models):
+        vector_to_parameters(matrix[r].detach(), trained.parameters())
+        trained.load_state_dict({name: buffer[r] for name, buffer in buffers.items()}, strict=False)
     return histories

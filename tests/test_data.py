@@ -1,7 +1,12 @@
 """data.py against the published facts about MNIST, the course's helper, and torchvision."""
 
 import shutil
+import sys
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -39,27 +44,105 @@ def test_mnist_is_mnist(mnist):
     assert round(pixels.std().item(), 4) == 0.3081
 
 
-def test_mnist_is_what_torchvision_reads(mnist):
+def raw_copy(folder):
+    """A folder like data/, with the four files in folder/MNIST/raw, which it returns."""
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in data.FILES:
+        shutil.copy(ROOT / "data" / "MNIST" / "raw" / name, raw)
+    return raw
+
+
+def test_mnist_is_what_torchvision_reads(mnist, tmp_path):
+    raw_copy(tmp_path)
     for train, images, labels in ((True, *mnist[:2]), (False, *mnist[2:])):
-        dataset = torchvision.datasets.MNIST(ROOT / "data", train=train)
+        dataset = torchvision.datasets.MNIST(tmp_path, train=train, download=True)
         assert torch.equal(images, dataset.data) and torch.equal(labels, dataset.targets)
 
 
-def test_mnist_is_unpacked_where_the_environment_says(tmp_path, monkeypatch, mnist):
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for packed in (ROOT / "data" / "MNIST" / "raw").glob("*.gz"):
-        (raw / packed.name).symlink_to(packed)
+def test_the_environment_names_another_folder(tmp_path, monkeypatch, mnist):
+    raw_copy(tmp_path)
     monkeypatch.setenv("PYTORCH_DATA_DIR", str(tmp_path))
     assert torch.equal(data.load_mnist()[0], mnist[0])
-    assert len(list(raw.glob("*-ubyte"))) == 4
 
 
-def test_a_damaged_file_is_named(tmp_path, mnist):
-    shutil.copytree(ROOT / "data" / "MNIST", tmp_path / "MNIST")
-    labels = tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
-    labels.write_bytes(labels.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="t10k-labels-idx1-ubyte is damaged: delete it"):
+def test_nothing_is_written_and_unpacked_files_do_not_matter(tmp_path, mnist):
+    raw = raw_copy(tmp_path)
+    (raw / "t10k-labels-idx1-ubyte").write_bytes(b"truncated")
+    before = {path: path.stat().st_mtime_ns for path in raw.iterdir()}
+    assert torch.equal(data.load_mnist(tmp_path)[3], mnist[3])
+    assert {path: path.stat().st_mtime_ns for path in raw.iterdir()} == before
+
+
+@contextmanager
+def serving(folder):
+    """A mirror for torchvision on this machine: its URL."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("localhost", 0), partial(Quiet, directory=folder)) as server:
+        Thread(target=server.serve_forever).start()
+        yield f"http://localhost:{server.server_port}/"
+        server.shutdown()
+
+
+def broken(raw, how):
+    """The path of a .gz file that is now missing, cut short, or changed in one byte."""
+    path = raw / "t10k-labels-idx1-ubyte.gz"
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1
+    path.unlink()
+    if how != "missing":
+        path.write_bytes(content[:900] if how == "truncated" else content)
+    return path
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "changed"])
+def test_a_bad_file_is_downloaded_anew(how, tmp_path, monkeypatch, mnist):
+    """By torchvision, which checks it: here from this repository, as if that were a mirror."""
+    path = broken(raw_copy(tmp_path), how)
+    with serving(ROOT / "data" / "MNIST" / "raw") as mirror:
+        monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [mirror])
+        assert torch.equal(data.load_mnist(tmp_path)[3], mnist[3])
+    assert data.is_sound(path) and len(list(path.parent.iterdir())) == 4
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "changed"])
+def test_without_a_network_a_bad_file_is_named(how, tmp_path, monkeypatch):
+    path = broken(raw_copy(tmp_path), how)
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://localhost:9/"])
+    with pytest.raises(ValueError, match="is missing or damaged: restore it") as error:
+        data.load_mnist(tmp_path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_wrong_download_is_refused(tmp_path, monkeypatch):
+    """A mirror that serves damaged files: nothing is taken from it."""
+    path = broken(raw_copy(tmp_path), "missing")
+    with serving(broken(raw_copy(tmp_path / "mirror"), "changed").parent) as mirror:
+        monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [mirror])
+        with pytest.raises(ValueError, match="is missing or damaged"):
+            data.load_mnist(tmp_path)
+    assert not path.exists()
+
+
+def test_a_torchvision_that_does_not_fit_torch(tmp_path, monkeypatch):
+    """Its import fails with a RuntimeError. Only a download needs it; then the remedy is named."""
+    raw = raw_copy(tmp_path)
+
+    class Misfit:
+        def find_spec(self, name, *_):
+            if name.startswith("torchvision"):
+                raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(sys, "meta_path", [Misfit(), *sys.meta_path])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)
+    data.load_mnist(tmp_path)
+    broken(raw, "missing")
+    with pytest.raises(ValueError, match=r"nms does not exist.*pip install"):
         data.load_mnist(tmp_path)
 
 
@@ -123,24 +206,76 @@ def test_impossible_numbers_of_pairs(mnist, nb):
 
 def test_rotation_is_torchvisions(pair_sets):
     input = pair_sets[0][:20]
-    rotated = data.rotate(input, 40, torch.Generator().manual_seed(3))
-    angles = 40 * (2 * torch.rand(40, generator=torch.Generator().manual_seed(3)) - 1)
-    for image, ours, angle in zip(
-        input.flatten(0, 1), rotated.flatten(0, 1), angles.tolist(), strict=True
-    ):
+    rotated = data.warp(input, torch.Generator().manual_seed(3), degrees=40)
+    angles = 40 * (2 * torch.rand(6, 40, generator=torch.Generator().manual_seed(3))[0] - 1)
+    for image, ours, angle in zip(input.flatten(0, 1), rotated.flatten(0, 1), angles.tolist(), strict=True):
         expected = torchvision_rotate(image[None], angle, InterpolationMode.BILINEAR)[0]
         torch.testing.assert_close(ours, expected, atol=0.05, rtol=0)  # of 255
     assert angles.min() < -30 and angles.max() > 30
 
 
-def test_rotation_by_nothing_changes_nothing(pair_sets):
-    torch.testing.assert_close(data.rotate(pair_sets[0], 0), pair_sets[0], atol=1e-3, rtol=0)
+def test_shifts_scale_and_shear_of_a_point():
+    """A bright spot moves by at most a pixel, as often left as right; a bar of 12 pixels becomes up to 10% longer or
+    shorter; a shear moves what is far from the middle row."""
+    generator = torch.Generator().manual_seed(0)
+    spot = torch.zeros(500, 2, 14, 14)
+    spot[:, :, 6:8, 6:8] = 1.0
+    columns, rows = torch.arange(14) - 6.5, torch.arange(14) - 6.5
+
+    def centre(images):
+        mass = images.sum((2, 3))
+        return (images.sum(2) @ columns) / mass, (images.sum(3) @ rows) / mass
+
+    x, y = centre(data.warp(spot, generator, shift=1))
+    for position in (x, y):
+        assert 0.9 < position.max() <= 1.001 and -1.001 <= position.min() < -0.9 and position.mean().abs() < 0.06
+    assert (x * y).mean().abs() < 0.03  # along both axes independently
+    bar = torch.zeros(500, 2, 14, 14)
+    bar[:, :, :, 3:11] = 1.0
+    length = data.warp(bar, generator, scale=0.1)[:, :, 7].sum(-1)
+    assert 7.2 < length.min() < 7.5 and 8.6 < length.max() < 8.95
+    high = torch.zeros(500, 2, 14, 14)
+    high[:, :, 1:3, 6:8] = 1.0
+    x, y = centre(data.warp(high, generator, shear=0.2))
+    assert 0.8 < x.max() < 1.05 and x.mean().abs() < 0.1 and (y + 5).abs().max() < 0.05
+
+
+def test_warping_by_nothing_changes_nothing(pair_sets):
+    for mode in ("bilinear", "bicubic"):
+        torch.testing.assert_close(data.warp(pair_sets[0], mode=mode), pair_sets[0], atol=2e-3, rtol=0)
 
 
 def test_rotated_copies_follow_the_originals(pair_sets):
     input, target, classes = (tensor[:30] for tensor in pair_sets[:3])
     generator, same = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
     both = data.add_rotated(input, target, classes, 5, generator)
-    assert torch.equal(both[0], torch.cat([input, data.rotate(input, 5, same)]))
+    assert torch.equal(both[0], torch.cat([input, data.warp(input, same, degrees=5)]))
     assert torch.equal(both[1], torch.cat([target, target]))
     assert torch.equal(both[2], torch.cat([classes, classes]))
+
+
+def test_strokes_get_thinner_and_thicker():
+    """A bar three pixels wide, its edges at the image's: the pixels beside it and in it, nothing else."""
+    bar = torch.zeros(200, 2, 14, 14)
+    bar[:, :, :, 5:8] = 100.0
+    only_thickening = dict(thickening=0.3, mode="bicubic")
+    data_warp, data.warp = data.warp, lambda images, *_, **__: images
+    try:
+        changed = data.distort(bar, torch.Generator().manual_seed(0), **only_thickening)
+    finally:
+        data.warp = data_warp
+    beside, edge, middle = changed[:, :, :, 4], changed[:, :, :, 5], changed[:, :, :, 6]
+    assert 29 < beside.max() <= 30 and 70 <= edge.min() < 71 and (middle == 100).all()
+    assert ((beside > 0) ^ (edge < 100)).all()  # thicker or thinner
+    assert changed[:, :, :, :4].abs().max() == 0
+
+
+def test_every_image_is_distorted_by_amounts_of_its_own(pair_sets):
+    same = pair_sets[0][:1].expand(10, 2, 14, 14).clone()
+    same[:, 1] = same[:, 0]
+    distorted = data.distort(same, torch.Generator().manual_seed(0)).view(20, -1)
+    assert len({tuple(image.tolist()) for image in distorted}) == 20
+    again = data.distort(same, torch.Generator().manual_seed(0)).view(20, -1)
+    assert torch.equal(distorted, again)
+    unchanged = data.distort(same, torch.Generator().manual_seed(0), strength=0.0)
+    torch.testing.assert_close(unchanged, same, atol=2e-3, rtol=0)

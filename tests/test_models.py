@@ -1,5 +1,6 @@
 """models.py against the reports' figures and against what the architectures imply."""
 
+import copy
 import itertools
 
 import pytest
@@ -7,7 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models import MODELS, TwoLogits, lenet_digit, lenet_head, predict, trunk
+from models import (
+    MODELS,
+    Convolutions,
+    Likeliest,
+    Posterior,
+    TwoLogits,
+    lenet_digit,
+    lenet_head,
+    trunk,
+)
 
 PARAMETERS = {
     "sub_lenet5": 130_877,
@@ -17,8 +27,9 @@ PARAMETERS = {
     "baseline_al": 71_790,
     "siamese": 71_076,
     "siamese_al": 71_076,
+    "posterior": 66_170,
 }
-SHARED = ["sub_lenet5_ws", "sub_lenet5_ws_al", "siamese", "siamese_al"]
+SHARED = ["sub_lenet5_ws", "sub_lenet5_ws_al", "siamese", "siamese_al", "posterior"]
 
 
 def parameters(module):
@@ -36,24 +47,24 @@ def test_parameter_counts():
 def test_outputs(key, pair_sets):
     comparison, digits = MODELS[key]()(pair_sets[0][:7])
     assert digits.shape == (7, 2, 10)
-    assert comparison is None if key == "sub_lenet5_ws_al" else comparison.shape == (7,)
-    assert predict(comparison, digits).shape == (7,)
-    assert predict(comparison, digits).dtype == torch.bool
+    assert comparison.shape == (7,) and comparison.dtype == digits.dtype == torch.float32
 
 
-def widths(module, image):
+def widths(net, image):
     """The width of the image after each layer, where it changes."""
     found = [image.shape[-1]]
-    for layer in module:
-        image = layer(image)
-        if image.dim() == 4 and image.shape[-1] != found[-1]:
-            found.append(image.shape[-1])
+    for layer in net.modules():
+        if not list(layer.children()):
+            image = layer(image)
+            if image.dim() == 4 and image.shape[-1] != found[-1]:
+                found.append(image.shape[-1])
     return found
 
 
 def test_image_sizes_on_the_way():
     image = torch.zeros(2, 1, 14, 14)
-    assert widths(lenet_digit(), image) == [14, 10, 5, 1]
+    assert widths(MODELS["posterior"]().digit_net, image) == [14, 12, 10, 5, 3]
+    assert widths(lenet_digit(), image) == [14, 10, 5]
     assert widths(trunk(1, 10), image) == [14, 13, 6, 7, 3, 4, 2]
 
 
@@ -62,7 +73,7 @@ def test_digit_net_is_the_reports(pair_sets):
     net, image = lenet_digit(), pair_sets[0][:5, :1]
     w1, b1, w2, b2, w3, b3, w4, b4 = net.parameters()
     x = F.avg_pool2d(torch.tanh(F.conv2d(image, w1, b1)), 2)
-    x = torch.tanh(F.conv2d(x, w2, b2))[:, :, 0, 0]
+    x = torch.tanh(F.conv2d(x, w2.view(120, 16, 5, 5), b2))[:, :, 0, 0]
     x = torch.tanh(x @ w3.T + b3) @ w4.T + b4
     torch.testing.assert_close(net(image), x - x.logsumexp(dim=1, keepdim=True))
 
@@ -72,9 +83,7 @@ def test_trunk_is_the_reports(pair_sets):
     net, image = trunk(2, 20).train(), pair_sets[0][:5]
     blocks, (w1, b1, w2, b2) = list(net.parameters())[:12], list(net.parameters())[12:]
     x = image
-    for (w, b, scale, shift), padding in zip(
-        (blocks[:4], blocks[4:8], blocks[8:]), (0, 1, 1), strict=True
-    ):
+    for (w, b, scale, shift), padding in zip((blocks[:4], blocks[4:8], blocks[8:]), (0, 1, 1), strict=True):
         x = F.conv2d(x, w, b, padding=padding)
         mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), correction=0, keepdim=True)
         x = (x - mean) / (var + 1e-5).sqrt() * scale[:, None, None] + shift[:, None, None]
@@ -115,21 +124,54 @@ def test_in_evaluation_a_pair_does_not_depend_on_its_batch(key, pair_sets):
 
 def test_log_odds_are_the_two_logits():
     """Binary cross-entropy of the log-odds is the report's cross-entropy of the two logits."""
-    head, scores, target = TwoLogits(), torch.randn(30, 20), torch.randint(2, (30,))
-    logits = nn.Linear.forward(head, scores)
+    head, digits, target = TwoLogits(), torch.randn(30, 2, 10), torch.randint(2, (30,))
+    logits = nn.Linear.forward(head, digits.flatten(1))
     torch.testing.assert_close(
-        F.binary_cross_entropy_with_logits(head(scores), target.float()),
+        F.binary_cross_entropy_with_logits(head(digits), target.float()),
         F.cross_entropy(logits, target),
     )
-    assert torch.equal(predict(head(scores), None), logits.argmax(dim=1) == 1)
+    assert torch.equal(head(digits) > 0, logits.argmax(dim=1) == 1)
 
 
-def test_digits_are_compared_as_numbers():
+def test_the_likeliest_digits_are_compared_as_numbers():
     pairs = list(itertools.product(range(10), repeat=2))
     digits = F.one_hot(torch.tensor(pairs), 10).float()
-    assert predict(None, digits).tolist() == [a <= b for a, b in pairs]
+    assert (Likeliest()(digits) > 0).tolist() == [a <= b for a, b in pairs]
 
 
-def test_a_comparison_outweighs_the_digits():
-    digits = F.one_hot(torch.tensor([[9, 0], [0, 9]]), 10).float()
-    assert predict(torch.tensor([0.1, -0.1]), digits).tolist() == [True, False]
+def test_the_posterior_is_the_sum_over_the_100_pairs():
+    digits = torch.randn(50, 2, 10, generator=torch.Generator().manual_seed(0)).double()
+    p, q = (digits * Posterior.SHARPNESS).softmax(dim=2).unbind(dim=1)
+    pairs = list(itertools.product(range(10), repeat=2))
+    expected = sum(p[:, a] * q[:, b] for a, b in pairs if a <= b)
+    torch.testing.assert_close(Posterior()(digits).sigmoid(), expected)
+
+
+def test_the_posterior_is_sure_of_sure_digits():
+    """Far beyond what probabilities in float32 can tell from 0 and 1, and differentiable."""
+    pairs = list(itertools.product(range(10), repeat=2))
+    digits = (100 * F.one_hot(torch.tensor(pairs), 10).float()).requires_grad_()
+    log_odds = Posterior()(digits)
+    assert (log_odds > 50).tolist() == [a <= b for a, b in pairs]
+    assert (log_odds < -50).tolist() == [a > b for a, b in pairs]
+    log_odds.sum().backward()
+    assert digits.grad.isfinite().all()
+
+
+def test_convolutions_are_a_sequential(pair_sets):
+    """On this machine's CPU in whatever layout, in float64 in PyTorch's own: the same outputs, the
+    same gradients, the same running statistics; layers that oneDNN does not know work, too."""
+    images = pair_sets[0][:20, :1]
+    for extra in ((), (nn.GELU(),)):
+        torch.manual_seed(0)
+        layers = nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.MaxPool2d(2), nn.ReLU(), *extra
+        fast = Convolutions(*layers, nn.Conv2d(16, 8, 2))
+        plain = nn.Sequential(*copy.deepcopy(list(fast))).double()
+        output, expected = fast(images), plain(images.double())
+        torch.testing.assert_close(output, expected.float(), rtol=1e-4, atol=1e-4)
+        output.square().sum().backward()
+        expected.square().sum().backward()
+        for ours, other in zip(fast.parameters(), plain.parameters(), strict=True):
+            scale = other.grad.abs().max()
+            assert (ours.grad - other.grad).abs().max() < 1e-3 * scale + 1e-2
+        assert torch.allclose(fast[1].running_var.double(), plain[1].running_var, rtol=1e-4)

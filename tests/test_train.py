@@ -1,5 +1,6 @@
 """train.py against steps worked by hand."""
 
+import copy
 import math
 from itertools import chain
 
@@ -9,14 +10,15 @@ from torch import nn
 
 from data import generate_pair_sets
 from models import MODELS
-from train import OPTIMIZERS, adapt, evaluate, total_loss, train, train_together
+from test import EXPERIMENTS
+from train import DECAY, OPTIMIZERS, adapt, one_cycle, total_loss, train
 
 SETTINGS = dict(
     optimizer="sgd",
     learning_rate=0.5,
     batch_size=2,
     epochs=1,
-    adaptive=False,
+    schedule="constant",
     comparison_weight=1.0,
     digit_weight=0.0,
 )
@@ -44,30 +46,39 @@ def numbered(nb, target=None):
 
 
 def run(model, train_set, test_set=None, seed=0, **changes):
-    generator = torch.Generator().manual_seed(seed)
-    return train(model, train_set, test_set or train_set[:2], generator, **(SETTINGS | changes))
+    test_set, generator = test_set or train_set[:2], torch.Generator().manual_seed(seed)
+    return train([model], [train_set], [test_set], [generator], **(SETTINGS | changes))[0]
 
 
 def test_losses_by_hand():
-    """Log-odds 0 cost log 2; ten equal scores cost log 10 a digit."""
-    comparison, digits = torch.zeros(4), torch.zeros(4, 2, 10)
-    target, classes = torch.tensor([0, 1, 1, 0]), torch.tensor([[0, 9]] * 4)
+    """Log-odds 0 cost log 2; ten equal scores cost log 10 a digit. Two rounds, each its own mean."""
+    comparison, digits = torch.zeros(2, 4), torch.zeros(2, 4, 2, 10)
+    comparison[1] = 100.0
+    target, classes = torch.tensor([[0, 1, 1, 0]] * 2), torch.tensor([[[0, 9]] * 4] * 2)
 
     def loss(*weights):
-        return total_loss(comparison, digits, target, classes, *weights).item()
+        return total_loss(comparison, digits, target, classes, *weights).tolist()
 
-    assert loss(1, 0) == pytest.approx(math.log(2))
-    assert loss(0, 1) == pytest.approx(2 * math.log(10))
-    assert loss(0.5, 3) == pytest.approx(0.5 * math.log(2) + 6 * math.log(10))
+    assert loss(1, 0) == pytest.approx([math.log(2), 50])
+    assert loss(0, 1) == pytest.approx([2 * math.log(10)] * 2)
+    assert loss(0.5, 3)[0] == pytest.approx(0.5 * math.log(2) + 6 * math.log(10))
 
 
 def test_each_digit_has_its_own_loss():
     """The first digit's scores against the first class, the second's against the second."""
-    digits = torch.zeros(1, 2, 10)
-    digits[0, 0, 3], digits[0, 1, 8] = 100.0, 100.0
-    right = total_loss(None, digits, None, torch.tensor([[3, 8]]), 0, 1)
-    swapped = total_loss(None, digits, None, torch.tensor([[8, 3]]), 0, 1)
+    digits = torch.zeros(1, 1, 2, 10)
+    digits[0, 0, 0, 3], digits[0, 0, 1, 8] = 100.0, 100.0
+    right = total_loss(None, digits, None, torch.tensor([[[3, 8]]]), 0, 1)
+    swapped = total_loss(None, digits, None, torch.tensor([[[8, 3]]]), 0, 1)
     assert right.item() == pytest.approx(0) and swapped.item() == pytest.approx(200)
+
+
+def test_label_smoothing_by_hand():
+    """A tenth of the label spread over ten digits: nine of them, a hundredth each, cost 100."""
+    digits = torch.zeros(1, 1, 2, 10)
+    digits[0, 0, :, 3] = 100.0
+    loss = total_loss(None, digits, None, torch.tensor([[[3, 3]]]), 0, 1, 0.1)
+    assert loss.item() == pytest.approx(2 * 9 * 0.01 * 100)
 
 
 def test_an_sgd_step_by_hand():
@@ -86,30 +97,80 @@ def test_an_adam_step_by_hand():
     assert model.weight.item() == pytest.approx(0.01)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizers_are_torchs(name):
     """Twenty steps at changing rates on random gradients, beside torch.optim's."""
-    ours = [torch.zeros(3, 2), torch.ones(4)]
-    theirs = [nn.Parameter(tensor.clone()) for tensor in ours]
-    step = OPTIMIZERS[name](ours)
-    optimizer = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[name](theirs, lr=1.0)
+    ours = torch.linspace(-1, 1, 10)
+    theirs, state = nn.Parameter(ours.clone()), torch.zeros(2, 10)
+    optimizer = {
+        "sgd": lambda: torch.optim.SGD([theirs], lr=1.0),
+        "adam": lambda: torch.optim.Adam([theirs], lr=1.0),
+        "adamw": lambda: torch.optim.AdamW([theirs], lr=1.0, weight_decay=DECAY),
+    }[name]()
     generator = torch.Generator().manual_seed(0)
     for n in range(20):
-        gradients = [torch.randn(tensor.shape, generator=generator) for tensor in ours]
-        step(gradients, 0.1 / (n + 1))
-        for parameter, gradient in zip(theirs, gradients, strict=True):
-            parameter.grad = gradient
-        optimizer.param_groups[0]["lr"] = 0.1 / (n + 1)
+        gradient, rate = torch.randn(10, generator=generator), 0.1 / (n + 1)
+        ours -= rate * OPTIMIZERS[name](ours, gradient, state, n + 1)
+        theirs.grad, optimizer.param_groups[0]["lr"] = gradient, rate
         optimizer.step()
-    for tensor, parameter in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(tensor, parameter.detach())
+    torch.testing.assert_close(ours, theirs.detach())
 
 
+def test_the_one_cycle_schedule_is_torchs():
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    steps = dict(total_steps=51, pct_start=0.3, div_factor=25, final_div_factor=1e9)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, **steps)
+    for n in range(51):
+        assert schedule.get_last_lr()[0] == pytest.approx(one_cycle(n / 50, 14.3 / 50), abs=1e-6)
+        optimizer.step()
+        if n < 50:
+            schedule.step()
+    assert one_cycle(0.3) == pytest.approx(1)
+
+
+def test_one_cycle_reaches_the_optimizer():
+    """Plain steps of one pair, mean 1, whose log-odds are w: rate · factor · (1 - p)."""
+    model, w = Mean(), 0.0
+    history = run(model, numbered(1), epochs=10, schedule="one-cycle")
+    for n in range(10):
+        w += 0.5 * one_cycle(n / 10) * (1 - 1 / (1 + math.exp(-w)))
+    assert model.weight.item() == pytest.approx(w) and history["learning_rate"] == [0.5] * 10
+
+
+def textbook(model, train_set, test_set, generator, *, epochs, batch_size, adaptive, weights):
+    """A plain loop with torch's own Adam: the losses, rates and test errors by epoch."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    losses, rates, errors = [], [], []
+    for _ in range(epochs):
+        model.train()
+        total, rates = 0.0, [*rates, optimizer.param_groups[0]["lr"]]
+        for batch in torch.randperm(len(train_set[0]), generator=generator).split(batch_size):
+            comparison, digits = model(train_set[0][batch])
+            loss = 0
+            if weights[0]:
+                labels = train_set[1][batch].double()
+                loss = nn.functional.binary_cross_entropy_with_logits(comparison, labels)
+            for n in range(2 if weights[1] else 0):
+                loss += nn.functional.cross_entropy(digits[:, n], train_set[2][batch, n])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(batch)
+        losses.append(total / len(train_set[0]))
+        model.eval()
+        errors.append(((model(test_set[0])[0] > 0) != test_set[1].bool()).double().mean().item())
+        if adaptive and len(losses) > 1 and losses[-1] > 0.97 * losses[-2]:
+            optimizer.param_groups[0]["lr"] = max(rates[-1] / 2, 1e-4)
+    return losses, rates, errors
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("key", MODELS)
-def test_training_together_is_training_alone(key, mnist):
-    """Three rounds of each model as one stack and one by one, in float64: the same losses, and
-    each round's own learning rate. Of report 1's models one round has only black images to learn
-    from (batch norm would divide by their variance, 0), so its rate falls sooner.
+def test_training_is_the_textbook_loop_alone_and_together(key, mnist):
+    """Three rounds of each model in a plain loop, one by one, and as one stack, in float64: the
+    same losses, and each round's own learning rate. Of report 1's models one round has only black
+    images to learn from (batch norm would divide by their variance, 0): its rate falls sooner.
     """
     rounds = []
     for seed in range(3):
@@ -119,25 +180,37 @@ def test_training_together_is_training_alone(key, mnist):
         black = seed == 2 and key.startswith("sub_lenet5")
         train_set = (sets[0].double() * (not black), *sets[1:3])
         test_set = (sets[3].double(), sets[4])
-        rounds.append((MODELS[key]().double(), train_set, test_set, seed))
-    alone_digits = key == "sub_lenet5_ws_al"
+        rounds.append((MODELS[key]().double(), train_set, test_set))
+    weights = EXPERIMENTS[key][5:7]
     settings = SETTINGS | dict(
         optimizer="adam",
         learning_rate=0.01,
         batch_size=30,
         epochs=4,
-        adaptive=True,
-        comparison_weight=0.0 if alone_digits else 1.0,
-        digit_weight=1.0 if alone_digits or key.endswith("_al") else 0.0,
+        schedule="adaptive",
+        comparison_weight=weights[0],
+        digit_weight=weights[1],
     )
-    models, train_sets, test_sets, seeds = zip(*rounds, strict=True)
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    together = train_together(models, train_sets, test_sets, generators, **settings)
-    for (model, train_set, test_set, seed), history in zip(rounds, together, strict=True):
-        alone = train(model, train_set, test_set, torch.Generator().manual_seed(seed), **settings)
-        assert history["loss"] == pytest.approx(alone["loss"], rel=1e-5)
-        assert history["learning_rate"] == alone["learning_rate"]
-        assert history["test_error"] == pytest.approx(alone["test_error"])
+    models, train_sets, test_sets = zip(*rounds, strict=True)
+
+    def generators():
+        return [torch.Generator().manual_seed(seed) for seed in range(3)]
+
+    plain, alone, stacked = (copy.deepcopy(models) for _ in range(3))
+    together = train(stacked, train_sets, test_sets, generators(), **settings)
+    for r, generator in enumerate(generators()):
+        one = [[part[r]] for part in (alone, train_sets, test_sets, generators())]
+        by_itself = train(*one, **settings)[0]
+        plain_settings = dict(epochs=4, batch_size=30, adaptive=True, weights=weights)
+        expected = textbook(plain[r], train_sets[r], test_sets[r], generator, **plain_settings)
+        for history, model in ((by_itself, alone[r]), (together[r], stacked[r])):
+            for name, values in zip(("loss", "learning_rate", "test_error"), expected, strict=True):
+                one_pair = 0.011 if name == "test_error" else 0
+                assert history[name] == pytest.approx(values, rel=1e-5, abs=one_pair)
+            # not the weights themselves: a bias before batch norm has no effect, so Adam moves it
+            # by rounding errors
+            trained, wanted = (m.eval()(test_sets[r][0])[1] for m in (model, plain[r]))
+            assert (trained - wanted).abs().mean() < 0.05 * wanted.abs().mean()
     if key in ("sub_lenet5_ws", "sub_lenet5_ws_al"):
         assert together[2]["learning_rate"] != together[0]["learning_rate"]
 
@@ -172,7 +245,6 @@ def test_the_error_is_of_the_test_set_in_evaluation_mode():
     history = run(model, numbered(4), numbered(3, torch.tensor([1, 1, 0]))[:2], epochs=3)
     assert model.seen[False] == [[1, 2, 3]] * 3
     assert history["test_error"] == [pytest.approx(1 / 3)] * 3
-    assert evaluate(model, *numbered(2, torch.tensor([0, 0]))[:2]) == 1
 
 
 def test_no_test_label_reaches_training():
@@ -181,7 +253,13 @@ def test_no_test_label_reaches_training():
     for test_target in (target, target.flip(0)):
         model = Mean()
         histories.append(
-            run(model, numbered(6, target), numbered(6, test_target)[:2], epochs=5, adaptive=True)
+            run(
+                model,
+                numbered(6, target),
+                numbered(6, test_target)[:2],
+                epochs=5,
+                schedule="adaptive",
+            )
         )
         weights.append(model.weight.item())
     assert weights[0] == weights[1]
@@ -209,14 +287,14 @@ def test_the_adaptive_rate_reaches_the_optimizer():
     """On data without signal the loss stays, so the rate halves after every epoch but the first."""
     input, _, classes = numbered(2)
     noise = (input * 0, torch.tensor([0, 1]), classes)
-    history = run(Mean(), noise, epochs=4, adaptive=True)
+    history = run(Mean(), noise, epochs=4, schedule="adaptive")
     assert history["learning_rate"] == [0.5, 0.5, 0.25, 0.125]
     assert run(Mean(), noise, epochs=4)["learning_rate"] == [0.5] * 4
 
     # one pair of mean 1 and digits of equal score: each step moves w by rate · (1 - p)
     model, rates = Mean(), []
     one = numbered(1)
-    rates = run(model, one, epochs=6, learning_rate=0.01, adaptive=True)["learning_rate"]
+    rates = run(model, one, epochs=6, learning_rate=0.01, schedule="adaptive")["learning_rate"]
     w = 0.0
     for rate in rates:
         w += rate * (1 - 1 / (1 + math.exp(-w)))

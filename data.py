@@ -123,7 +123,9 @@ def distort(input, generator=None, strength=1.0, thickening=0.3, mode="bicubic")
     images = warp(input, generator, *(strength * x for x in (15, 0.1, 0.1, 1)), mode=mode)
     uniform = 2 * torch.rand(*input.shape[:2], 1, 1, generator=generator).to(input) - 1
     thickening = thickening * strength * uniform
-    brightest, darkest = F.max_pool2d(images, 3, 1, 1), -F.max_pool2d(-images, 3, 1, 1)
+    channels = images.view(1, -1, *images.shape[2:]).to(memory_format=torch.channels_last)  # pools 10 times faster
+    brightest = F.max_pool2d(channels, 3, 1, 1).view_as(images)
+    darkest = -F.max_pool2d(-channels, 3, 1, 1).view_as(images)
     images = images + thickening.clamp(min=0) * (brightest - images)
     return images - thickening.clamp(max=0) * (darkest - images)
 

@@ -1,4 +1,4 @@
-"""The five architectures behind the seven models of the two reports.
+"""The six architectures behind the eight models: the two reports' seven, and our own.
 
 Every model maps pairs, float32 [N, 2, 14, 14] in 0..255, to two outputs:
 
@@ -6,7 +6,6 @@ Every model maps pairs, float32 [N, 2, 14, 14] in 0..255, to two outputs:
                             where they are positive, the model says that it is
     digits      [N, 2, 10]  for each of the two images the scores of the ten digits: their softmax
                             over the last dimension are probabilities
-
 """
 
 import math
@@ -106,15 +105,17 @@ class Likeliest(nn.Module):
 
 
 class Posterior(nn.Module):
-    """P(a ≤ b) = Σ_i Σ_{j≥i} p_i q_j, where p and q are the softmax of the two digits' scores.
+    """P(a ≤ b) = Σ_i Σ_{j≥i} p_i q_j, where p and q are the softmax of the two digits' scores times `sharpness`.
 
-    Label smoothing makes scores too timid for probabilities; SHARPNESS, which multiplies them, makes up for that.
+    Label smoothing makes scores too timid for probabilities; a sharpness above 1 makes up for that.
     """
 
-    SHARPNESS = 2.0
+    def __init__(self, sharpness=1.0):
+        super().__init__()
+        self.sharpness = sharpness
 
     def forward(self, digits):
-        log_p, log_q = (self.SHARPNESS * digits).log_softmax(dim=2).unbind(dim=1)
+        log_p, log_q = (self.sharpness * digits).log_softmax(dim=2).unbind(dim=1)
         log_joint = log_p.unsqueeze(2) + log_q.unsqueeze(1)  # [N, 10, 10]: a = i and b = j
         less_or_equal = torch.ones_like(log_joint[0]).triu()  # 1 where i ≤ j
         log_yes = (log_joint + less_or_equal.log()).logsumexp(dim=(1, 2))
@@ -191,7 +192,7 @@ def posterior():
         nn.Flatten(),
         nn.Linear(576, 10),  # [N, 10]
     )
-    return Shared(digit_net, Posterior())
+    return Shared(digit_net, Posterior(sharpness=2.0))
 
 
 MODELS = {  # report 1's sections III, IV and V: 130,877, 71,589 and 59,288 parameters

@@ -22,6 +22,10 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
 
+if __name__ == "__main__":  # here, as importing torch takes seconds
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
+
 import torch
 
 from data import add_rotated, generate_pair_sets, load_mnist
@@ -30,8 +34,8 @@ from train import OPTIMIZERS, SCHEDULES, train
 
 # fmt: off
 EXPERIMENTS = {
-    # model             optimizer learning  schedule   batch epochs loss weights  label    rotation
-    #                             rate                 size         pair  digits  smoothing     distortion
+    # model              optim-   learning schedule   batch epochs loss weights:   label      rotated   distorted
+    #                    izer     rate                size         pair, digits    smoothing  copy, ±°  copies
     "sub_lenet5":       ("adam",  0.01,   "adaptive",  250,  25,    1.0,  0.0,     0.0,      0,        0),
     "sub_lenet5_ws":    ("adam",  0.0001, "adaptive",  100,  25,    1.0,  0.0,     0.0,      0,        0),
     "sub_lenet5_ws_al": ("adam",  0.01,   "adaptive",   50,  25,    0.0,  1.0,     0.0,      0,        0),
@@ -39,13 +43,13 @@ EXPERIMENTS = {
     "baseline_al":      ("adam",  0.001,  "constant",  100,  25,    1.0,  1.0,     0.0,      5,        0),
     "siamese":          ("adam",  0.001,  "constant",  100,  25,    1.0,  0.0,     0.0,      5,        0),
     "siamese_al":       ("adam",  0.001,  "constant",  100,  25,    1.0,  1.0,     0.0,      5,        0),
-    "posterior":        ("adamw", 0.02,   "one-cycle",  50,  25,    0.0,  1.0,     0.1,      0,        1),
+    "posterior":        ("adamw", 0.03,   "one-cycle", 100,  25,    0.0,  1.0,     0.1,      0,        2),
 }
 COLUMNS = {  # what each column takes: names, or numbers from ... to ...
     "optimizer": list(OPTIMIZERS), "learning_rate": (1e-9, 1e6), "schedule": list(SCHEDULES),
     "batch_size": (1, 10**6), "epochs": (1, 10**4), "comparison_weight": (0.0, 1e6),
     "digit_weight": (0.0, 1e6), "label_smoothing": (0.0, 0.9), "rotation": (0.0, 180.0),
-    "distortion": (0.0, 10.0),
+    "distorted": (0, 100),
 }
 PAIRS = 1000  # to train on, and as many to test on
 STACK = 20  # rounds that an accelerator trains at once, at most
@@ -295,8 +299,6 @@ def main():
     except (OSError, ValueError) as error:
         fail(error)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: sys.exit(128 + number))
     exit_code, problem, start = 0, "", time.monotonic()
     try:
         if in_workers:

@@ -5,7 +5,6 @@ round. Below, R is the number of rounds, N of pairs, P of parameters.
 """
 
 import math
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -118,50 +117,51 @@ def evaluate(forward, test_input, test_target):
     return [count / test_target.shape[1] for count in wrong.tolist()]
 
 
-def train(models, train_sets, test_sets, generators, *, optimizer, learning_rate, schedule,
-          batch_size, epochs, comparison_weight, digit_weight, label_smoothing=0, distortion=0):  # fmt: skip
+def train(models, train_sets, test_sets, generators, *, optimizer, learning_rate, schedule, batch_size, epochs,
+          comparison_weight, digit_weight, label_smoothing=0, distorted=0):  # fmt: skip
     """Train `models`, R of one class, in place and return their histories, `epochs` values each:
 
     "loss" (mean over the epoch's pairs), "learning_rate" (the epoch's, or its cycle's highest) and "test_error" (after
     it, 0 to 1).
 
     Of the lists of R, train_sets has (train_input, train_target, train_classes), test_sets (test_input, test_target),
-    on the models' device; a test set serves for "test_error" alone. A generator, on the CPU, draws its round's
-    distortions and the order of its pairs at each epoch.
+    on the models' device; a test set serves for "test_error" alone. If `distorted` is not 0, every epoch but the last
+    has so many fresh distorted copies of the pairs in their place. A generator, on the CPU, draws its round's
+    distortions and the order of its pairs.
     """
-    model = models[0]
-    train_input, *train_labels = (torch.stack(tensors) for tensors in zip(*train_sets, strict=True))
-    test_set = [torch.stack(tensors) for tensors in zip(*test_sets, strict=True)]
+    model, rounds = models[0], len(models)
+    train_input, train_target, train_classes = map(torch.stack, zip(*train_sets, strict=True))
+    test_input, test_target = map(torch.stack, zip(*test_sets, strict=True))
     matrix, buffers, forward = stack(models)
-    state, rounds, nb = torch.zeros(2, *matrix.shape).to(matrix), len(models), train_input.shape[1]
-    each = torch.arange(rounds, device=matrix.device).unsqueeze(1)
+    state = torch.zeros_like(matrix), torch.zeros_like(matrix)
+    nb, each = train_input.shape[1], torch.arange(rounds, device=matrix.device).unsqueeze(1)
     rates, previous_losses = [learning_rate] * rounds, [math.inf] * rounds
     histories = [{"loss": [], "learning_rate": [], "test_error": []} for _ in models]
-    step, steps = 0, epochs * math.ceil(nb / batch_size)
+    step = 0
     for epoch in range(epochs):
         model.train()
         input = train_input
-        if distortion and epoch < epochs - 1:
-            distorted = map(partial(distort, strength=distortion), train_input, generators)
-            input = torch.stack(list(distorted))
-        order = torch.stack([torch.randperm(nb, generator=g) for g in generators])
+        if distorted and epoch < epochs - 1:
+            each_round = zip(train_input, generators, strict=True)
+            copies = [torch.cat([distort(pairs, g) for _ in range(distorted)]) for pairs, g in each_round]
+            input = torch.stack(copies)
+        order = torch.stack([torch.randperm(input.shape[1], generator=g) for g in generators])
+        batches = order.to(matrix.device).split(batch_size, dim=1)
         losses = torch.zeros(rounds, device=matrix.device)
-        for batch in order.to(matrix.device).split(batch_size, dim=1):
-            pairs, target, classes = (part[each, batch] for part in (input, *train_labels))
-            weights = comparison_weight, digit_weight, label_smoothing
-            loss = total_loss(*forward(pairs), target, classes, *weights)
+        for n, batch in enumerate(batches):
+            pairs, target, classes = input[each, batch], train_target[each, batch % nb], train_classes[each, batch % nb]
+            loss = total_loss(*forward(pairs), target, classes, comparison_weight, digit_weight, label_smoothing)
             (gradient,) = torch.autograd.grad(loss.sum(), [matrix])
             rate = matrix.new_tensor(rates).unsqueeze(1)
             if schedule == "one-cycle":
-                rate *= one_cycle(step / steps)
+                rate *= one_cycle((epoch + n / len(batches)) / epochs)
             step += 1
             with torch.no_grad():
                 matrix -= rate * OPTIMIZERS[optimizer](matrix, gradient, state, step)
-            losses += loss.detach() * batch.shape[1] / nb
+            losses += loss.detach() * batch.shape[1] / input.shape[1]
         model.eval()
-        losses = losses.tolist()
-        after = zip(histories, losses, rates, evaluate(forward, *test_set), strict=True)
-        for history, *values in after:
+        losses, errors = losses.tolist(), evaluate(forward, test_input, test_target)
+        for history, *values in zip(histories, losses, rates, errors, strict=True):
             for name, value in zip(history, values, strict=True):
                 history[name].append(value)
         if schedule == "adaptive":

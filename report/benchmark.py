@@ -1,7 +1,7 @@
 """The speed of test.py beside a textbook training loop, model by model: python -m report.benchmark
 
 (a) the textbook loop: one round after the other, torch's default threads and memory layout,
-    torch.optim.Adam, slices of shuffled tensors;
+    torch.optim.Adam, slices of shuffled tensors, the whole test set at once;
 (b) what test.py does on the CPU: rounds in parallel, a single-threaded process on each core.
 
 Both train on the same pairs and test after every epoch. They run in turn, several times; the
@@ -18,47 +18,80 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import models
 import test
-from data import load_mnist
-from models import MODELS
-from train import evaluate, total_loss
+from data import distort, load_mnist
+
+
+def textbook_lenet():
+    """Report 1's digit net with its second convolution written as one."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 16, kernel_size=5), nn.Tanh(), nn.AvgPool2d(2)),
+        *(nn.Conv2d(16, 120, kernel_size=5), nn.Tanh(), nn.Flatten()),
+        *(nn.Linear(120, 82), nn.Tanh(), nn.Linear(82, 10), nn.LogSoftmax(dim=1)),
+    )
+
+
+def start_textbook(threads):
+    """In the process that runs the textbook loop: PyTorch's threads and layout, plain models."""
+    torch.set_num_threads(threads)
+    models.Convolutions.forward = nn.Sequential.forward
+    models.lenet_digit = textbook_lenet
+
+
+def textbook_loss(row, comparison, digits, target, classes):
+    loss = 0
+    if row["comparison_weight"]:
+        loss = F.binary_cross_entropy_with_logits(comparison, target.float())
+    if row["digit_weight"]:
+        smoothing = row["label_smoothing"]
+        loss = loss + F.cross_entropy(digits[:, 0], classes[:, 0], label_smoothing=smoothing)
+        loss = loss + F.cross_entropy(digits[:, 1], classes[:, 1], label_smoothing=smoothing)
+    return loss
 
 
 def textbook_round(key, row, seed, mnist):
     """Seconds that the textbook loop takes for one round of a row of test.py's table."""
     start = time.perf_counter()
     _, train_set, test_set, generator = test.prepare(key, row["rotation"], seed, "cpu", mnist)
-    model = MODELS[key]()
-    optimizer = torch.optim.Adam(model.parameters(), lr=row["learning_rate"])
-    nb, size = len(train_set[0]), row["batch_size"]
+    model = models.MODELS[key]()
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[row["optimizer"]]
+    optimizer = kind(model.parameters(), lr=row["learning_rate"])
+    size = row["batch_size"]
     for _ in range(row["epochs"]):
         model.train()
-        order = torch.randperm(nb, generator=generator)
-        input, target, classes = (tensor[order] for tensor in train_set)
-        for b in range(0, nb, size):
+        input, target, classes = train_set
+        if row["distorted"]:
+            input = torch.cat([distort(input, generator) for _ in range(row["distorted"])])
+            target, classes = target.repeat(row["distorted"]), classes.repeat(row["distorted"], 1)
+        order = torch.randperm(len(input), generator=generator)
+        input, target, classes = input[order], target[order], classes[order]
+        for b in range(0, len(input), size):
             outputs = model(input[b : b + size])
-            weights = row["comparison_weight"], row["digit_weight"]
-            loss = total_loss(*outputs, target[b : b + size], classes[b : b + size], *weights)
+            loss = textbook_loss(row, *outputs, target[b : b + size], classes[b : b + size])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        evaluate(model, *test_set)
+        model.eval()
+        with torch.no_grad():
+            ((model(test_set[0])[0] > 0) == test_set[1]).float().mean().item()
     return time.perf_counter() - start
 
 
 def flops(key, row):
     """Floating point operations of one round: training forward and backward, and the tests."""
-    model, pairs = MODELS[key](), torch.zeros(row["batch_size"], 2, 14, 14)
+    model, pairs = models.MODELS[key](), torch.zeros(row["batch_size"], 2, 14, 14)
     target, classes = torch.zeros(len(pairs)).long(), torch.zeros(len(pairs), 2).long()
-    weights = row["comparison_weight"], row["digit_weight"]
     with FlopCounterMode(display=False) as training:
-        total_loss(*model(pairs), target, classes, *weights).backward()
-    with FlopCounterMode(display=False) as testing:
-        evaluate(model, pairs, target)
-    train_pairs = test.PAIRS * (2 if row["rotation"] else 1)
-    each_epoch = train_pairs * training.get_total_flops() + test.PAIRS * testing.get_total_flops()
+        textbook_loss(row, *model(pairs), target, classes).backward()
+    with FlopCounterMode(display=False) as testing, torch.no_grad():
+        model.eval()(pairs)
+    copies = 2 if row["rotation"] else max(row["distorted"], 1)
+    each_epoch = test.PAIRS * (copies * training.get_total_flops() + testing.get_total_flops())
     return row["epochs"] * each_epoch / len(pairs)
 
 
@@ -74,7 +107,7 @@ def matrix_product_speed(_):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=models.MODELS, default=list(models.MODELS))
     parser.add_argument("--epochs", type=int, default=5, help="of each round (5)")
     parser.add_argument("--repeats", type=int, default=3, help="of each measurement (3)")
     arguments = parser.parse_args()
@@ -87,7 +120,7 @@ def main():
 
     context = multiprocessing.get_context("fork")
     total = [0.0, 0.0]
-    with ProcessPoolExecutor(1, context, torch.set_num_threads, (workers,)) as textbook:
+    with ProcessPoolExecutor(1, context, start_textbook, (workers,)) as textbook:
         for key in arguments.models:
             row = test.read_row(key) | {"epochs": arguments.epochs}
             seconds, shares = ([], []), ([], [])
@@ -96,7 +129,7 @@ def main():
                 a_peak = textbook.submit(matrix_product_speed, None).result()
                 jobs = [(key, row, [seed]) for seed in range(2 * workers)]
                 start = time.perf_counter()
-                list(test.run_jobs(jobs, workers, "cpu", mnist))
+                list(test.run_in_workers(jobs, workers, mnist))
                 b = (time.perf_counter() - start) / len(jobs)
                 with ProcessPoolExecutor(workers, context, test.start_worker) as ours:
                     b_peak = sum(ours.map(matrix_product_speed, range(workers)))

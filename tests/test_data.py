@@ -84,8 +84,10 @@ def serving(folder):
 
     with ThreadingHTTPServer(("localhost", 0), partial(Quiet, directory=folder)) as server:
         Thread(target=server.serve_forever).start()
-        yield f"http://localhost:{server.server_port}/"
-        server.shutdown()
+        try:
+            yield f"http://localhost:{server.server_port}/"
+        finally:
+            server.shutdown()
 
 
 def broken(raw, how):

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def test_results_file(two_models):
         "digit_weight": 1.0,
         "label_smoothing": 0.0,
         "rotation": 5,
-        "distortion": 0,
+        "distorted": 0,
     }
     for name in ("test_error", "best_test_error", "seconds"):
         assert len(siamese[name]) == 2 and all(value > 0 for value in siamese[name])
@@ -170,13 +171,21 @@ def test_ranks_share_the_rounds(two_models, tmp_path):
         assert errors(results, key) == errors(two_models[1], key)
 
 
-def test_diverging_rounds_are_counted(tmp_path, monkeypatch, mnist):
-    """A rate at which the loss becomes infinite; the other model's rounds go on."""
+def test_diverging_rounds_are_counted(tmp_path, monkeypatch, capsys):
+    """A rate at which the loss becomes infinite: the row says so, the other model's is as ever."""
     row = ("sgd", 1e6, "constant", 500, 2, 1.0, 0.0, 0.0, 0, 0)
     monkeypatch.setitem(test.EXPERIMENTS, "siamese", row)
-    outcome = test.run_job("siamese", test.read_row("siamese"), [0], "cpu", mnist)[0]
-    assert outcome["diverged"] is True
-    json.dumps(outcome, allow_nan=False)
+    path = tmp_path / "results.json"
+    options = ["--models", "siamese", "sub_lenet5_ws_al", "--rounds", "2", "--epochs", "2", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["test.py", *options, "--output", str(path)])
+    with pytest.raises(SystemExit) as stop:
+        test.main()
+    assert stop.value.code == 0
+    results = json.loads(path.read_text(), parse_constant=pytest.fail)  # nan is no JSON
+    assert results["models"]["siamese"]["diverged"] == [True, True]
+    assert results["models"]["sub_lenet5_ws_al"]["diverged"] == [False, False]
+    siamese = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("siamese "))
+    assert siamese.split()[2:4] == ["n/a", "n/a"] and siamese.endswith("2 of 2 rounds diverged")
 
 
 def test_a_new_model(tmp_path, monkeypatch, mnist):
@@ -187,7 +196,6 @@ def test_a_new_model(tmp_path, monkeypatch, mnist):
     path = tmp_path / "own.json"
     options = ["--models", "own", "--rounds", "1", "--device", "cpu", "--output", str(path)]
     monkeypatch.setattr(sys, "argv", ["test.py", *options])
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest's own handlers stay
     with pytest.raises(SystemExit) as stop:
         test.main()
     assert stop.value.code == 0
@@ -314,14 +322,34 @@ def test_bad_input_leaves_an_existing_results_file_alone(capsys, tmp_path):
     assert path.read_text() == "precious"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("send", [os.kill, os.killpg])  # to the parent alone, to all processes
-def test_an_interrupted_run_keeps_what_is_finished(number, send, tmp_path):
+def test_data_that_cannot_be_had(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTORCH_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["http://localhost:9/"])
     path = tmp_path / "results.json"
-    command = [sys.executable, ROOT / "test.py", "--models", "sub_lenet5_ws", "--epochs", "3"]
-    command += ["--device", "cpu"]
+    path.write_text("precious")
+    assert "train-images-idx3-ubyte.gz is missing or damaged" in refusal(capsys, "--output", path)
+    assert path.read_text() == "precious"
+
+
+def test_a_full_disk_is_found_before_training(tmp_path):
+    """No file may be longer than 100 bytes, as on a disk with no more room."""
+    limit = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); "
+    limit += f"sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = 'test.py'; "
+    limit += f"runpy.run_path({str(ROOT / 'test.py')!r}, run_name='__main__')"
+    options = ["--device", "cpu", "--output", tmp_path / "results.json"]
+    done = subprocess.run([sys.executable, "-c", limit, *options], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("test.py: ") and "too large" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def running(tmp_path):
+    """test.py with 20 short rounds to do, some of them done, and the path of its results file."""
+    (tmp_path / "output").mkdir()
+    path = tmp_path / "output" / "results.json"
+    command = [sys.executable, ROOT / "test.py", "--models", "sub_lenet5_ws", "--epochs", "3", "--device", "cpu"]
     process = subprocess.Popen(
-        [*command, "--output", path],
+        [*command, "--workers", "2", "--output", path],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -330,17 +358,97 @@ def test_an_interrupted_run_keeps_what_is_finished(number, send, tmp_path):
     for line in process.stderr:
         if line.startswith("3 of 20 jobs done"):
             break
+    yield process, path
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def assert_all_stopped(process):
+    """No process of the group is left, or soon none is."""
     start = time.monotonic()
-    send(process.pid, number)
-    out, _ = process.communicate(timeout=60)
-    assert time.monotonic() - start < 10
-    assert process.returncode == 128 + number
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() - start < 10:
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+
+
+def assert_kept(path, out):
+    """The table and the results file have the same finished rounds."""
     results = json.loads(path.read_text())
     assert results["complete"] is False
     missing = results["models"]["sub_lenet5_ws"]["test_error"].count(None)
     assert 0 < missing <= 17
     assert f"{missing} of 20 rounds missing" in out and "INCOMPLETE" in out
-    with pytest.raises(ProcessLookupError):  # no process of the group is left
-        while time.monotonic() - start < 10:
-            os.killpg(process.pid, 0)
-            time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("send", [os.kill, os.killpg])  # to the parent alone, to all processes
+def test_an_interrupted_run_keeps_what_is_finished(number, send, running):
+    process, path = running
+    start = time.monotonic()
+    send(process.pid, number)
+    out, err = process.communicate(timeout=60)
+    assert time.monotonic() - start < 10
+    assert process.returncode == 128 + number and "Traceback" not in err
+    assert_kept(path, out)
+    assert_all_stopped(process)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_a_killed_worker_stops_the_run_and_keeps_what_is_finished(running):
+    process, path = running
+    tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
+    workers = [int(pid) for children in tasks for pid in children.read_text().split()]
+    assert len(workers) == 2
+    os.kill(workers[0], signal.SIGKILL)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "test.py: a worker was killed" in err and "Traceback" not in err
+    assert_kept(path, out)
+    assert_all_stopped(process)
+
+
+def test_an_output_that_goes_away_costs_no_result(running):
+    """The folder vanishes in the middle of the run: it stops, and prints what is finished."""
+    process, path = running
+    shutil.rmtree(path.parent)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"test.py: {path} cannot be written" in err and "Traceback" not in err
+    assert "rounds missing" in out
+    assert_all_stopped(process)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("seconds", [0.3, 1.0, 2.0])
+def test_an_interrupt_while_it_starts_is_quiet(number, seconds, tmp_path):
+    command = [sys.executable, ROOT / "test.py", "--device", "cpu", "--output", tmp_path / "results.json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(seconds)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + number and "Traceback" not in err
+
+
+def test_nothing_is_unpickled_from_files():
+    for name in ("data.py", "models.py", "train.py", "test.py"):
+        assert not re.search(r"pickle|torch\.load|eval\(|exec\(", (ROOT / name).read_text().replace(".eval()", ""))
+
+
+def test_the_core_imports_only_torch_torchvision_and_the_standard_library():
+    allowed = {*sys.stdlib_module_names, "torch", "torchvision", "data", "models", "train"}
+    for name in ("data.py", "models.py", "train.py", "test.py"):
+        imports = re.findall(r"^\s*(?:import|from) (\w+)", (ROOT / name).read_text(), re.MULTILINE)
+        assert imports and set(imports) <= allowed
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it needs resource")
+def test_memory_does_not_grow_from_round_to_round(mnist):
+    import resource
+
+    settings = test.read_row("siamese") | {"epochs": 1, "batch_size": 500}
+    peaks = []
+    for seed in range(8):
+        test.run_job("siamese", settings, [seed], "cpu", mnist)
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    assert peaks[-1] - peaks[2] < 0.02 * peaks[2]  # two percent, of some 500 MB

@@ -141,10 +141,11 @@ def test_the_likeliest_digits_are_compared_as_numbers():
 
 def test_the_posterior_is_the_sum_over_the_100_pairs():
     digits = torch.randn(50, 2, 10, generator=torch.Generator().manual_seed(0)).double()
-    p, q = (digits * Posterior.SHARPNESS).softmax(dim=2).unbind(dim=1)
     pairs = list(itertools.product(range(10), repeat=2))
-    expected = sum(p[:, a] * q[:, b] for a, b in pairs if a <= b)
-    torch.testing.assert_close(Posterior()(digits).sigmoid(), expected)
+    for sharpness in (1.0, 2.0):
+        p, q = (digits * sharpness).softmax(dim=2).unbind(dim=1)
+        expected = sum(p[:, a] * q[:, b] for a, b in pairs if a <= b)
+        torch.testing.assert_close(Posterior(sharpness)(digits).sigmoid(), expected)
 
 
 def test_the_posterior_is_sure_of_sure_digits():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import train as train_module
 from data import generate_pair_sets
 from models import MODELS
 from test import EXPERIMENTS
@@ -232,6 +233,41 @@ def test_every_pair_once_an_epoch_in_new_order():
     first, second = list(chain(*batches[:3])), list(chain(*batches[3:]))
     assert sorted(first) == sorted(second) == list(range(1, 101))
     assert first != second and first != sorted(first)
+
+
+def test_distorted_copies_take_the_place_of_the_pairs(monkeypatch):
+    """Three epochs of ten pairs, the n-th filled with n + 1 and labelled so: two of twenty distorted ones, each pair
+    twice and never the same, then one of the pairs themselves. Labels go with their pairs."""
+
+    class Centre(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(()))
+
+        def forward(self, pairs):
+            if self.training:
+                seen.extend(map(tuple, pairs.flatten(1).tolist()))
+            return pairs[:, 1, 7, 7] + self.weight, torch.zeros(len(pairs), 2, 10)
+
+    seen, labels = [], []
+
+    def spy(comparison, digits, target, classes, *weights):
+        labels.extend(zip(comparison[0].tolist(), target[0].tolist(), classes[0, :, 0].tolist(), strict=True))
+        return total_loss(comparison, digits, target, classes, *weights)
+
+    monkeypatch.setattr(train_module, "total_loss", spy)
+    numbers = torch.arange(1, 11)
+    train_set = numbered(10, numbers)[0], numbers, numbers.view(-1, 1).expand(-1, 2)
+    settings = SETTINGS | dict(epochs=3, distorted=2, batch_size=7, learning_rate=1e-9)
+    one_test_pair = numbered(1)[0], torch.ones(1).long()
+    train([Centre()], [train_set], [one_test_pair], [torch.Generator().manual_seed(0)], **settings)
+    assert [(round(centre), centre_target) for centre, centre_target, _ in labels] == [
+        (number, number) for _, number, _ in labels
+    ]
+    order = [number for _, _, number in labels]
+    assert sorted(order[:20]) == sorted(order[20:40]) == sorted([*range(1, 11)] * 2)
+    assert sorted(order[40:]) == list(range(1, 11)) and order[:20] != order[20:40]
+    assert len(set(seen[:40])) == 40 and all(len(set(pixels)) == 1 for pixels in seen[40:])
 
 
 def test_the_loss_of_an_uneven_last_batch_counts_by_its_pairs():

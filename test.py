@@ -100,10 +100,15 @@ def run_job(key, hyperparameters, seeds, device, mnist):
     return outcomes
 
 
-def start_worker():
+def start_worker(mnist=None):
+    run_in_worker.mnist = mnist  # sent to a worker once, not with every job
     torch.set_num_threads(1)  # one core each: several threads a round would wait for one another
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent's to handle
+
+
+def run_in_worker(*job):
+    return run_job(*job, "cpu", run_in_worker.mnist)
 
 
 def run_in_workers(jobs, workers, mnist):
@@ -114,9 +119,9 @@ def run_in_workers(jobs, workers, mnist):
     # A forked worker has torch loaded from the start. That is safe on Linux, if this process has
     # no other threads, as main sees to.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with ProcessPoolExecutor(workers, context, start_worker) as pool:
+    with ProcessPoolExecutor(workers, context, start_worker, (mnist,)) as pool:
         try:
-            futures = {pool.submit(run_job, *job, "cpu", mnist): n for n, job in enumerate(jobs)}
+            futures = {pool.submit(run_in_worker, *job): n for n, job in enumerate(jobs)}
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BaseException:

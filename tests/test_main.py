@@ -452,3 +452,34 @@ def test_memory_does_not_grow_from_round_to_round(mnist):
         test.run_job("siamese", settings, [seed], "cpu", mnist)
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     assert peaks[-1] - peaks[2] < 0.02 * peaks[2]  # two percent, of some 500 MB
+
+
+def test_a_write_that_fails_half_way_leaves_the_old_results(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    test.write_results(path, {"old": 1})
+    whole = Path.write_text
+
+    def half(self, text):
+        whole(self, text[: len(text) // 2])
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="No space"):
+        test.write_results(path, {"new": 2})
+    assert json.loads(path.read_text()) == {"old": 1}
+
+
+def test_an_interrupt_does_not_wait_for_long_rounds(tmp_path):
+    """Rounds of minutes, stopped after seconds."""
+    path = tmp_path / "results.json"
+    command = [sys.executable, ROOT / "test.py", "--models", "siamese", "--epochs", "500", "--device", "cpu"]
+    process = subprocess.Popen([*command, "--output", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(100):
+        if path.exists():
+            break
+        time.sleep(0.2)
+    time.sleep(2)
+    process.terminate()
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == 143 and "Traceback" not in err
+    assert "20 of 20 rounds missing" in out and json.loads(path.read_text())["complete"] is False

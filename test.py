@@ -24,7 +24,7 @@ from pathlib import Path
 
 if __name__ == "__main__":  # here, as importing torch takes seconds
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: sys.exit(128 + number))
+        signal.signal(number, lambda number, frame: os._exit(128 + number))  # an exception would abort it
 
 import torch
 
@@ -338,4 +338,6 @@ def main():
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
     main()

@@ -22,11 +22,6 @@ FILES = {  # MNIST's four files and their MD5 sums
 }
 
 
-def is_sound(path):
-    """Whether `path`, one of the four files, is there and undamaged."""
-    return path.exists() and hashlib.md5(path.read_bytes()).hexdigest() == FILES[path.name]
-
-
 def download(path):
     """Put one of the four files where it is missing or damaged. Raises ValueError if that fails."""
     try:
@@ -34,7 +29,7 @@ def download(path):
 
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as draft:  # others may be at it, too
-            MNIST(draft, download=True)
+            MNIST(draft, download=True)  # it checks the files
             (Path(draft) / "MNIST" / "raw" / path.name).replace(path)
     except (ImportError, OSError, RuntimeError) as error:
         raise ValueError(
@@ -53,13 +48,12 @@ def load_mnist(root=None):
     """
     root = Path(root or os.environ.get("PYTORCH_DATA_DIR") or Path(__file__).parent / "data")
     tensors = []
-    for name in FILES:
+    for name, md5 in FILES.items():
         path = root / "MNIST" / "raw" / name
-        if not is_sound(path):
+        if not path.exists() or hashlib.md5(path.read_bytes()).hexdigest() != md5:
             download(path)
         content = bytearray(gzip.decompress(path.read_bytes()))
-        shape = (-1, 28, 28) if "images" in name else (-1,)
-        header = 16 if "images" in name else 8
+        header, shape = (16, (-1, 28, 28)) if "images" in name else (8, (-1,))
         tensors.append(torch.frombuffer(content, dtype=torch.uint8, offset=header).view(shape))
     images, labels, test_images, test_labels = tensors
     return images, labels.long(), test_images, test_labels.long()

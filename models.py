@@ -17,13 +17,10 @@ from torch import nn
 
 
 class Convolutions(nn.Sequential):
-    """A Sequential that x86 CPUs run in oneDNN's own memory layout, which is faster.
-
-    All else about it is as usual. oneDNN trains convolutions, batch norm, max pooling and ReLU.
-    """
+    """A Sequential that x86 CPUs run in oneDNN's own memory layout, which is faster; else it is as usual."""
 
     def forward(self, images):
-        kinds = nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.ReLU
+        kinds = nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.ReLU  # what oneDNN can train
         if platform.machine() in ("x86_64", "AMD64") and all(isinstance(x, kinds) for x in self):
             with suppress(RuntimeError):  # not on the CPU, not in float32, or inside vmap
                 images = images.to_mkldnn()
@@ -47,6 +44,39 @@ def lenet_digit():
     )
 
 
+def block(in_channels, out_channels, kernel_size, padding=0, pool=True, bias=True):
+    convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, bias=bias)
+    return convolution, nn.BatchNorm2d(out_channels), *[nn.MaxPool2d(2)] * pool, nn.ReLU()
+
+
+def trunk(in_channels, out_features):
+    """Report 2's Table I up to its second linear layer; its "BN 64" in the third block must be 128."""
+    return nn.Sequential(                                # [N, in_channels, 14, 14]
+        Convolutions(
+            *block(in_channels, 16, kernel_size=2),      # [N, 16, 6, 6]
+            *block(16, 64, kernel_size=2, padding=1),    # [N, 64, 3, 3]
+            *block(64, 128, kernel_size=2, padding=1),   # [N, 128, 2, 2]
+        ),
+        nn.Flatten(),                                    # [N, 512]
+        nn.Linear(512, 64),                              # [N, 64]
+        nn.Linear(64, out_features),                     # [N, out_features]
+    )
+
+
+def posterior_digit():
+    """Our own digit net; 66,170 parameters. Digits in white margins lose nothing without padding."""
+    settings = {"kernel_size": 3, "bias": False}
+    return nn.Sequential(                                # [N, 1, 14, 14]
+        Convolutions(
+            *block(1, 16, pool=False, **settings),       # [N, 16, 12, 12]
+            *block(16, 32, **settings),                  # [N, 32, 5, 5]
+            *block(32, 64, padding=1, pool=False, **settings),  # [N, 64, 5, 5]
+            *block(64, 64, pool=False, **settings),      # [N, 64, 3, 3]
+        ),
+        nn.Flatten(), nn.Linear(576, 10),                # [N, 10]
+    )
+
+
 def lenet_head():
     """Report 1's comparison of two digits' log-probabilities; 12,301 parameters.
 
@@ -56,27 +86,6 @@ def lenet_head():
         nn.Linear(20, 100), nn.ReLU(),                   # [N, 100]
         nn.Linear(100, 100), nn.ReLU(),                  # [N, 100]
         nn.Linear(100, 1), nn.Flatten(0),                # [N]
-    )
-
-
-def trunk(in_channels, out_features):
-    """Report 2's Table I up to its second linear layer.
-
-    The table's "BN 64" in the third block is 128 here, as the convolution before it requires.
-    """
-    def block(in_channels, out_channels, padding):
-        convolution = nn.Conv2d(in_channels, out_channels, kernel_size=2, padding=padding)
-        return convolution, nn.BatchNorm2d(out_channels), nn.MaxPool2d(2), nn.ReLU()
-
-    return nn.Sequential(                                # [N, in_channels, 14, 14]
-        Convolutions(
-            *block(in_channels, 16, padding=0),          # [N, 16, 6, 6]
-            *block(16, 64, padding=1),                   # [N, 64, 3, 3]
-            *block(64, 128, padding=1),                  # [N, 128, 2, 2]
-        ),
-        nn.Flatten(),                                    # [N, 512]
-        nn.Linear(512, 64),                              # [N, 64]
-        nn.Linear(64, out_features),                     # [N, out_features]
     )
 # fmt: on
 
@@ -123,85 +132,55 @@ class Posterior(nn.Module):
         return log_yes - log_no
 
 
-class Separate(nn.Module):
-    """A digit net of its own for each image, and a comparison head."""
-
-    def __init__(self, first_net, second_net, head):
-        super().__init__()
-        self.first_net, self.second_net, self.head = first_net, second_net, head
+class Separate(nn.ModuleList):
+    """Two digit nets, one for each image."""
 
     def forward(self, pairs):
-        first, second = self.first_net(pairs[:, :1]), self.second_net(pairs[:, 1:])
-        digits = torch.stack([first, second], dim=1)
-        return self.head(digits), digits
+        images = pairs.split(1, dim=1)
+        return torch.stack([net(image) for net, image in zip(self, images, strict=True)], dim=1)
 
 
-class Shared(nn.Module):
-    """Weight sharing: one digit net for both images, and a comparison head."""
-
-    def __init__(self, digit_net, head):
-        super().__init__()
-        self.digit_net, self.head = digit_net, head
+class Shared(nn.Sequential):
+    """Weight sharing: one digit net for both images."""
 
     def forward(self, pairs):
-        digits = self.digit_net(pairs.view(-1, 1, 14, 14)).view(-1, 2, 10)
-        return self.head(digits), digits
+        return super().forward(pairs.view(-1, 1, 14, 14)).view(-1, 2, 10)
 
 
-class TwoChannels(nn.Module):
-    """The pair as one image of two channels; the net's 20 outputs are read as two digits."""
+class Model(nn.Module):
+    """The scores that `net` gives the digits, and their comparison by `head`."""
 
-    def __init__(self, pair_net, head):
+    def __init__(self, net, head):
         super().__init__()
-        self.pair_net, self.head = pair_net, head
+        self.net, self.head = net, head
 
     def forward(self, pairs):
-        digits = self.pair_net(pairs).view(-1, 2, 10)
+        digits = self.net(pairs)
         return self.head(digits), digits
 
 
 def baseline():
-    """Report 2's baseline; 71,790 parameters.
+    """Report 2's baseline, which sees the pair as one image of two channels; 71,790 parameters.
 
     The report prints 71,140, the siamese model's count and 64 weights for the second channel. But no trunk of this
     kind has so many: with 20 outputs, which the auxiliary loss reads as two digits, it is 71,790, with 10 it would be
     71,120.
     """
-    return TwoChannels(trunk(in_channels=2, out_features=20), TwoLogits())
+    return Model(nn.Sequential(trunk(2, 20), nn.Unflatten(1, (2, 10))), TwoLogits())
 
 
 def siamese():
     """Report 2's siamese model; 71,076 parameters."""
-    return Shared(trunk(in_channels=1, out_features=10), TwoLogits())
-
-
-def posterior():
-    """Our own model; 66,170 parameters. Digits in white margins lose nothing without padding."""
-
-    def block(in_channels, out_channels, *pool, padding=0):
-        convolution = nn.Conv2d(in_channels, out_channels, 3, padding=padding, bias=False)
-        return convolution, nn.BatchNorm2d(out_channels), *pool, nn.ReLU()
-
-    digit_net = nn.Sequential(  # [N, 1, 14, 14]
-        Convolutions(
-            *block(1, 16),  # [N, 16, 12, 12]
-            *block(16, 32, nn.MaxPool2d(2)),  # [N, 32, 5, 5]
-            *block(32, 64, padding=1),  # [N, 64, 5, 5]
-            *block(64, 64),  # [N, 64, 3, 3]
-        ),
-        nn.Flatten(),
-        nn.Linear(576, 10),  # [N, 10]
-    )
-    return Shared(digit_net, Posterior(sharpness=2.0))
+    return Model(Shared(trunk(1, 10)), TwoLogits())
 
 
 MODELS = {  # report 1's sections III, IV and V: 130,877, 71,589 and 59,288 parameters
-    "sub_lenet5": lambda: Separate(lenet_digit(), lenet_digit(), lenet_head()),
-    "sub_lenet5_ws": lambda: Shared(lenet_digit(), lenet_head()),
-    "sub_lenet5_ws_al": lambda: Shared(lenet_digit(), Likeliest()),
+    "sub_lenet5": lambda: Model(Separate([lenet_digit(), lenet_digit()]), lenet_head()),
+    "sub_lenet5_ws": lambda: Model(Shared(lenet_digit()), lenet_head()),
+    "sub_lenet5_ws_al": lambda: Model(Shared(lenet_digit()), Likeliest()),
     "baseline": baseline,
     "baseline_al": baseline,
     "siamese": siamese,
     "siamese_al": siamese,
-    "posterior": posterior,
+    "posterior": lambda: Model(Shared(posterior_digit()), Posterior(sharpness=2.0)),  # 66,170 parameters
 }

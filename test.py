@@ -13,6 +13,7 @@ import math
 import multiprocessing
 import os
 import platform
+import re
 import signal
 import statistics
 import sys
@@ -47,10 +48,10 @@ EXPERIMENTS = {
 }
 COLUMNS = {  # what each column takes: names, or numbers from ... to ...
     "optimizer": list(OPTIMIZERS), "learning_rate": (1e-9, 1e6), "schedule": list(SCHEDULES),
-    "batch_size": (1, 10**6), "epochs": (1, 10**4), "comparison_weight": (0.0, 1e6),
-    "digit_weight": (0.0, 1e6), "label_smoothing": (0.0, 0.9), "rotation": (0.0, 180.0),
-    "distorted": (0, 100),
+    "batch_size": (1, 10**6), "epochs": (1, 10**4), "comparison_weight": (0.0, 1e6), "digit_weight": (0.0, 1e6),
+    "label_smoothing": (0.0, 0.9), "rotation": (0.0, 180.0), "distorted": (0, 100),
 }
+LIMITS = {"rounds": (1, 10**4), "epochs": (1, 10**4), "seed": (0, 2**31), "workers": (1, 256)}  # of the options
 PAIRS = 1000  # to train on, and as many to test on
 STACK = 20  # rounds that an accelerator trains at once, at most
 
@@ -58,7 +59,8 @@ STACK = 20  # rounds that an accelerator trains at once, at most
 # round, no adaptive rate) and report 2's Table II.
 REPORTED = {"sub_lenet5": 17.93, "sub_lenet5_ws": 18.10, "sub_lenet5_ws_al": 4.05,
             "baseline": 22.00, "baseline_al": 20.00, "siamese": 17.00, "siamese_al": 15.00}
-MEASURES = "test_error", "best_test_error", "seconds", "diverged"  # what is kept of a round
+# What is kept of a round: the error after the last epoch, the lowest, all; wall time; whether its loss became infinite.
+MEASURES = "test_error", "best_test_error", "test_error_by_epoch", "seconds", "diverged"
 LAYOUT = "{:<18}{:>11}{:>16}{:>16}{:>13}{:>10}"
 # fmt: on
 
@@ -80,23 +82,23 @@ def prepare(key, rotation, seed, device, mnist):
     return model, train_set, test_set, torch.Generator().manual_seed(training_seed)
 
 
-def run_job(key, hyperparameters, seeds, device, mnist):
-    """Train model `key` once for each of `seeds` and return what the results file keeps of each: test errors, wall
-    time, and whether it diverged, that is, its loss became infinite.
-
-    `hyperparameters` is a row of the table as a dictionary, `mnist` what load_mnist returns.
-    """
-    start = time.perf_counter()
-    settings = dict(hyperparameters)
+def train_rounds(key, row, seeds, device, mnist):
+    """Train model `key` once for each of `seeds`: the rounds, as prepare returns them, and train's histories."""
+    settings = dict(row)
     rotation = settings.pop("rotation")
     with torch.random.fork_rng(devices=[]):  # gives the global generator back as it was
         rounds = [prepare(key, rotation, seed, device, mnist) for seed in seeds]
-        histories = train(*zip(*rounds, strict=True), **settings)
-    seconds = (time.perf_counter() - start) / len(seeds)
-    outcomes = []
+        return rounds, train(*zip(*rounds, strict=True), **settings)
+
+
+def run_job(*job):
+    """Train as train_rounds does and return for each round what MEASURES names."""
+    start = time.perf_counter()
+    _, histories = train_rounds(*job)
+    seconds, outcomes = (time.perf_counter() - start) / len(histories), []
     for history in histories:
         errors, diverged = history["test_error"], not all(map(math.isfinite, history["loss"]))
-        outcomes.append(dict(zip(MEASURES, (errors[-1], min(errors), seconds, diverged), strict=True)))
+        outcomes.append(dict(zip(MEASURES, (errors[-1], min(errors), errors, seconds, diverged), strict=True)))
     return outcomes
 
 
@@ -107,12 +109,12 @@ def start_worker(mnist=None):
         signal.signal(number, signal.SIG_IGN)  # the parent's to handle
 
 
-def run_in_worker(*job):
-    return run_job(*job, "cpu", run_in_worker.mnist)
+def run_in_worker(function, job):
+    return function(*job, "cpu", run_in_worker.mnist)
 
 
-def run_in_workers(jobs, workers, mnist):
-    """Run `jobs`, the first arguments of run_job, in `workers` processes, a core each.
+def run_in_workers(jobs, workers, mnist, function=run_job):
+    """Call `function` for each of `jobs`, its first arguments, in `workers` processes, a core each.
 
     Yields each job's number and outcomes as it finishes; stopped early, it stops the workers.
     """
@@ -121,7 +123,7 @@ def run_in_workers(jobs, workers, mnist):
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     with ProcessPoolExecutor(workers, context, start_worker, (mnist,)) as pool:
         try:
-            futures = {pool.submit(run_in_worker, *job): n for n, job in enumerate(jobs)}
+            futures = {pool.submit(run_in_worker, function, job): n for n, job in enumerate(jobs)}
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BaseException:
@@ -136,15 +138,14 @@ def run_here(jobs, rank, world, device, mnist):
     Yields like run_in_workers, in rank 0 also what the other ranks have done.
     """
     store = next(torch.distributed.rendezvous("env://"))[0] if world > 1 else None
-    elsewhere = [n for n in range(len(jobs)) if n % world] if rank == 0 else []
+    elsewhere = {n for n in range(len(jobs)) if n % world and rank == 0}
     own = list(range(rank, len(jobs), world))
     while own or elsewhere:
         if own:
-            n = own.pop(0)
-            outcomes = run_job(*jobs[n], device, mnist)
-            yield n, outcomes
+            outcomes = run_job(*jobs[own[0]], device, mnist)
             if rank:
-                store.set(str(n), json.dumps(outcomes))
+                store.set(str(own[0]), json.dumps(outcomes))
+            yield own.pop(0), outcomes
         else:
             time.sleep(0.1)
         for n in [n for n in elsewhere if store.check([str(n)])]:
@@ -160,30 +161,57 @@ def percent(errors):
 
 
 def table(results):
-    """Lines to print: the results file as a table. Errors are those of the rounds that are finished and did not
-    diverge."""
+    """Lines to print of a results file, with the errors of the rounds that are finished and did not diverge."""
     yield ", ".join(f"{name} {value}" for name, value in results["environment"].items())
     yield f"{PAIRS} training and {PAIRS} test pairs a round; mean ± standard deviation (n-1)\n"
-    columns = "parameters", "last epoch %", "best epoch %", "reported %", "s/round"
-    yield LAYOUT.format("model", *columns)
+    yield LAYOUT.format("model", "parameters", "last epoch %", "best epoch %", "reported %", "s/round")
     for key, entry in results["models"].items():
         good = [r for r, diverged in enumerate(entry["diverged"]) if diverged is False]
-        errors = ([entry[name][r] for r in good] for name in ("test_error", "best_test_error"))
+        last, best = (percent([entry[name][r] for r in good]) for name in ("test_error", "best_test_error"))
         reported = f"{REPORTED[key]:.2f}" if key in REPORTED else ""
-        seconds = [value for value in entry["seconds"] if value is not None] or [math.nan]
-        values = *map(percent, errors), reported, f"{statistics.mean(seconds):.2f}"
-        line = LAYOUT.format(key, f"{entry['parameters']:,}", *values)
+        seconds = statistics.mean([value for value in entry["seconds"] if value is not None] or [math.nan])
+        line = LAYOUT.format(key, f"{entry['parameters']:,}", last, best, reported, f"{seconds:.2f}")
         for value, what in ((True, "diverged"), (None, "missing")):
             if count := entry["diverged"].count(value):
                 line += f"  {count} of {len(entry['diverged'])} rounds {what}"
         yield line
 
 
+def new_results(rows, rounds, seed, device, workers, measures=MEASURES):
+    """The results file before the first round."""
+    environment = {"torch": torch.__version__, "python": platform.python_version()}
+    environment |= {"machine": f"{platform.system()} {platform.machine()}", "device": device}
+    environment |= {"workers": workers, "seed": seed, "rounds": rounds}
+    entries = {}
+    for key, row in rows.items():
+        parameters = sum(parameter.numel() for parameter in MODELS[key]().parameters())
+        unfinished = {name: [None] * rounds for name in measures}
+        entries[key] = {"parameters": parameters, "hyperparameters": row, **unfinished}
+    return {"environment": environment, "complete": False, "models": entries}
+
+
 def write_results(path, results):
     """Write the whole file or nothing: whoever reads `path` never finds half of it."""
     draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(results, indent=1) + "\n")
+    text = json.dumps(results, indent=1)
+    draft.write_text(re.sub(r"\[[^][{}]*\]", lambda x: "[" + " ".join(x[0][1:-1].split()) + "]", text) + "\n")
     draft.replace(path)
+
+
+def keep(outcomes, jobs, results, path):
+    """Put each job's outcomes into `results`, write them to `path` as they come, and say what time is left."""
+    start = time.monotonic()
+    for done, (n, outcome) in enumerate(outcomes, 1):
+        key, _, seeds = jobs[n]
+        for seed, values in zip(seeds, outcome, strict=True):
+            for name, value in values.items():
+                results["models"][key][name][seed - results["environment"]["seed"]] = value
+        results["complete"] = done == len(jobs)
+        write_results(path, results)
+        left = round((time.monotonic() - start) / done * (len(jobs) - done))
+        text = f"{done} of {len(jobs)} jobs done, about {left // 60}:{left % 60:02} left"
+        end = "\033[K\r" if sys.stderr.isatty() else "\n"  # on a terminal one line only
+        print(text, end=end, file=sys.stderr, flush=True)
 
 
 def check(name, value, allowed):
@@ -206,10 +234,10 @@ def read_row(key):
     row = dict(zip(COLUMNS, EXPERIMENTS[key], strict=True))
     for name, value in row.items():
         check(f"row {key}: {name}", value, COLUMNS[name])
-    with torch.random.fork_rng(devices=[]):
-        comparison, _ = MODELS[key]()(torch.zeros(2, 2, 14, 14))
     if row["comparison_weight"] == row["digit_weight"] == 0:
         raise ValueError(f"row {key}: comparison_weight and digit_weight are 0, one must not be")
+    with torch.random.fork_rng(devices=[]):
+        comparison, _ = MODELS[key]()(torch.zeros(2, 2, 14, 14))
     if row["comparison_weight"] and not comparison.requires_grad:
         raise ValueError(f"row {key}: comparison_weight must be 0, the model only learns digits")
     return row
@@ -223,11 +251,10 @@ def fail(message):
 
 
 def parse_arguments():
-    """The command line, checked and completed, with the rows it names as .experiments."""
+    """The command line, checked and completed, with the rows it names as .rows."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
-    parser.error = fail
+    parser.error, add = fail, parser.add_argument
     # fmt: off
-    add = parser.add_argument
     add("--models", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS), metavar="KEY",
         help=f"rows of the table: {', '.join(EXPERIMENTS)}")
     add("--rounds", type=int, default=20, metavar="N", help="trainings of each model (20)")
@@ -243,8 +270,7 @@ def parse_arguments():
             found = torch.accelerator.is_available() and torch.accelerator.current_accelerator()
             options.device = found.type if found else "cpu"
         if options.device != "cpu" and ":" not in options.device and "LOCAL_RANK" in os.environ:
-            index = int(os.environ["LOCAL_RANK"]) % torch.accelerator.device_count()
-            options.device += f":{index}"
+            options.device += f":{int(os.environ['LOCAL_RANK']) % torch.accelerator.device_count()}"
         torch.zeros(1, device=options.device).item()
     except Exception:  # each backend has its own
         fail(f"--device {options.device} is not one that torch can use here")
@@ -254,15 +280,14 @@ def parse_arguments():
         fail("--models names a model twice")
     if options.output.is_dir():
         fail(f"--output {options.output} is a directory, it must be a file")
-    limits = {"rounds": (1, 10**4), "seed": (0, 2**31), "workers": (1, 256), "epochs": (1, 10**4)}
     try:
-        for name, allowed in limits.items():
-            if getattr(options, name) is not None:
-                check(f"--{name}", getattr(options, name), allowed)
-        options.experiments = {key: read_row(key) for key in EXPERIMENTS if key in options.models}
+        for name, allowed in LIMITS.items():
+            if (value := getattr(options, name)) is not None:
+                check(f"--{name}", value, allowed)
+        options.rows = {key: read_row(key) for key in EXPERIMENTS if key in options.models}
     except ValueError as error:
         fail(error)
-    for row in options.experiments.values():
+    for row in options.rows.values():
         row["epochs"] = options.epochs or row["epochs"]
     return options
 
@@ -270,70 +295,42 @@ def parse_arguments():
 def main():
     torch.set_num_threads(1)  # so that workers can be forked
     options = parse_arguments()
-    experiments, rounds, device = options.experiments, options.rounds, options.device
+    rounds, device, path = options.rounds, options.device, options.output
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    in_workers = device == "cpu" and world == 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # On a CPU a job is one round: the first of every model, then the second of every model, ...
     stack = 1 if device == "cpu" else min(STACK, math.ceil(rounds / world))
-    seeds = [options.seed + r for r in range(rounds)]
-    stacks = [seeds[r : r + stack] for r in range(0, rounds, stack)]
-    jobs = [(key, row, part) for part in stacks for key, row in experiments.items()]
-    environment = {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "device": device,
-        "workers": min(options.workers or cores, len(jobs)) if in_workers else world,
-        "seed": options.seed,
-        "rounds": rounds,
-    }
-    entries = {
-        key: {
-            "parameters": sum(parameter.numel() for parameter in MODELS[key]().parameters()),
-            "hyperparameters": row,
-            **{name: [None] * rounds for name in MEASURES},
-        }
-        for key, row in experiments.items()
-    }
-    results = {"environment": environment, "complete": False, "models": entries}
+    seeds = range(options.seed, options.seed + rounds)
+    parts = [list(seeds[r : r + stack]) for r in range(0, rounds, stack)]
+    jobs = [(key, row, part) for part in parts for key, row in options.rows.items()]
+    in_workers = device == "cpu" and world == 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = min(options.workers or cores, len(jobs)) if in_workers else world
+    results = new_results(options.rows, rounds, options.seed, device, workers)
     try:
         mnist = load_mnist()
         if rank == 0:
-            write_results(options.output, results)
+            write_results(path, results)
     except (OSError, ValueError) as error:
         fail(error)
 
-    exit_code, problem, start = 0, "", time.monotonic()
+    outcomes = run_in_workers(jobs, workers, mnist) if in_workers else run_here(jobs, rank, world, device, mnist)
+    if rank:
+        list(outcomes)  # rank 0 keeps and prints them
+        return
+    exit_code, problem = 0, ""
     try:
-        if in_workers:
-            outcomes = run_in_workers(jobs, environment["workers"], mnist)
-        else:
-            outcomes = run_here(jobs, rank, world, device, mnist)
-        for done, (n, outcome) in enumerate(outcomes, 1):
-            key, _, part = jobs[n]
-            for seed, values in zip(part, outcome, strict=True):
-                for name, value in values.items():
-                    entries[key][name][seed - options.seed] = value
-            results["complete"] = done == len(jobs)
-            left = round((time.monotonic() - start) / done * (len(jobs) - done))
-            if rank == 0:
-                write_results(options.output, results)
-                text = f"{done} of {len(jobs)} jobs done, about {left // 60}:{left % 60:02} left"
-                end = "\033[K\r" if sys.stderr.isatty() else "\n"  # on a terminal one line only
-                print(text, end=end, file=sys.stderr, flush=True)
+        keep(outcomes, jobs, results, path)
     except SystemExit as stop:
         exit_code = stop.code
     except BrokenProcessPool:
-        exit_code, problem = 1, "a worker was killed, out of memory? Try fewer --workers"
+        exit_code, problem = 1, "test.py: a worker was killed, out of memory? Try fewer --workers\n"
     except OSError as error:
-        exit_code, problem = 1, f"{options.output} cannot be written ({error})"
-    if rank == 0:
-        with suppress(OSError):  # a stop may have come between a round's end and its writing
-            write_results(options.output, results)
-        print(f"test.py: {problem}\n" * bool(problem), end="", file=sys.stderr)
-        print(*table(results), sep="\n")
-        print(f"\nresults{'' if results['complete'] else ', INCOMPLETE,'} in {options.output}")
+        exit_code, problem = 1, f"test.py: {path} cannot be written ({error})\n"
+    with suppress(OSError):  # a stop may have come between a round's end and its writing
+        write_results(path, results)
+    print(problem, end="", file=sys.stderr)
+    print(*table(results), sep="\n")
+    print(f"\nresults{'' if results['complete'] else ', INCOMPLETE,'} in {path}")
     sys.exit(exit_code)
 
 

@@ -5,6 +5,7 @@ round. Below, R is the number of rounds, N of pairs, P of parameters.
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +24,9 @@ def sgd(parameters, gradient, state, step):
     return gradient
 
 
-def adam(parameters, gradient, state, step, beta1=0.9, beta2=0.999, epsilon=1e-8):
-    """Adam's direction (Kingma and Ba, 2015) in the given step, which counts from 1.
+def adam(parameters, gradient, state, step, decay=0, beta1=0.9, beta2=0.999, epsilon=1e-8):
+    """Adam's direction (Kingma and Ba, 2015) in the given step, which counts from 1, with decoupled weight decay
+    (Loshchilov and Hutter, 2019) if that is not 0.
 
     `state` is two tensors like the parameters, zero before the first step. torch.optim.Adam takes 2 s to import what
     torch.compile needs, and one learning rate for all rounds.
@@ -33,15 +35,10 @@ def adam(parameters, gradient, state, step, beta1=0.9, beta2=0.999, epsilon=1e-8
     mean.lerp_(gradient, 1 - beta1)
     square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
     deviation = (square / (1 - beta2**step)).sqrt_().add_(epsilon)
-    return (mean / (1 - beta1**step)).div_(deviation)
+    return (mean / (1 - beta1**step)).div_(deviation).add_(parameters, alpha=decay)
 
 
-def adamw(parameters, gradient, state, step):
-    """Adam's with decoupled weight decay (Loshchilov and Hutter, 2019)."""
-    return adam(parameters, gradient, state, step).add_(parameters, alpha=DECAY)
-
-
-OPTIMIZERS = {"sgd": sgd, "adam": adam, "adamw": adamw}
+OPTIMIZERS = {"sgd": sgd, "adam": adam, "adamw": partial(adam, decay=DECAY)}
 SCHEDULES = "constant", "adaptive", "one-cycle"
 
 

@@ -74,6 +74,7 @@ def test_results_file(two_models):
     }
     for name in ("test_error", "best_test_error", "seconds"):
         assert len(siamese[name]) == 2 and all(value > 0 for value in siamese[name])
+    assert siamese["test_error_by_epoch"] == [[error] for error in siamese["test_error"]]
     assert siamese["diverged"] == [False, False]
     # an epoch of digit labels is enough to beat chance, 45%, by far
     assert all(error < 0.3 for error in results["models"]["sub_lenet5_ws_al"]["test_error"])
@@ -144,31 +145,31 @@ def test_rounds_trained_together_are_the_rounds_trained_alone(mnist):
 
 
 def test_ranks_share_the_rounds(two_models, tmp_path):
-    """As torchrun starts them, two processes: the numbers of a run with workers, printed once."""
+    """As torchrun starts them, three processes for two jobs: the numbers of a run with workers, printed once."""
     path = tmp_path / "results.json"
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     command = [sys.executable, ROOT / "test.py", "--models", "siamese_al", "sub_lenet5_ws_al"]
-    command += ["--rounds", "2", "--epochs", "1", "--seed", "5", "--device", "cpu"]
+    command += ["--rounds", "1", "--epochs", "1", "--seed", "5", "--device", "cpu"]
     processes = [
         subprocess.Popen(
             [*command, "--output", path],
             env=os.environ
-            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "3"}
             | {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)},
             stdout=subprocess.PIPE,
             text=True,
         )
-        for rank in range(2)
+        for rank in range(3)
     ]
     printed = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert "siamese_al" in printed[0] and printed[1] == ""
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert "siamese_al" in printed[0] and printed[1:] == ["", ""]
     results = json.loads(path.read_text())
-    assert results["complete"] is True and results["environment"]["workers"] == 2
+    assert results["complete"] is True and results["environment"]["workers"] == 3
     for key in results["models"]:
-        assert errors(results, key) == errors(two_models[1], key)
+        assert errors(results, key) == tuple(values[:1] for values in errors(two_models[1], key))
 
 
 def test_diverging_rounds_are_counted(tmp_path, monkeypatch, capsys):

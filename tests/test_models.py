@@ -16,6 +16,7 @@ from models import (
     TwoLogits,
     lenet_digit,
     lenet_head,
+    posterior_digit,
     trunk,
 )
 
@@ -63,7 +64,7 @@ def widths(net, image):
 
 def test_image_sizes_on_the_way():
     image = torch.zeros(2, 1, 14, 14)
-    assert widths(MODELS["posterior"]().digit_net, image) == [14, 12, 10, 5, 3]
+    assert widths(posterior_digit(), image) == [14, 12, 10, 5, 3]
     assert widths(lenet_digit(), image) == [14, 10, 5]
     assert widths(trunk(1, 10), image) == [14, 13, 6, 7, 3, 4, 2]
 

@@ -1,29 +1,30 @@
-"""What each technique of the two reports gains: python -m report.gains [RESULTS FILE]
-
-For every pair of models that differ in one technique: the mean over rounds of the error without it
-minus the error with it, in percentage points, and that mean's 95% interval by the paired t-test.
-Both models of a pair have the same data in each round. Without a file: report/results/main.json.
-"""
-
-import json
-import sys
-from pathlib import Path
+"""What each technique gains: the mean over rounds of the error without it minus the error with it, in percentage
+points, and that mean's 95% interval by the paired t-test. Both models of a pair have the same data in each round."""
 
 from scipy.stats import ttest_rel
 
-QUESTIONS = {  # models without and with the technique
-    "weight sharing": [
-        ("sub_lenet5", "sub_lenet5_ws"),
-        ("baseline", "siamese"),
-        ("baseline_al", "siamese_al"),
-    ],
-    "auxiliary loss": [
-        ("sub_lenet5_ws", "sub_lenet5_ws_al"),
-        ("baseline", "baseline_al"),
-        ("siamese", "siamese_al"),
-    ],
-    "our own model": [("siamese_al", "posterior")],
-}
+from report.experiments import cell
+
+REPORT_2 = [  # technique, model without it, model with it
+    ("weight sharing", "baseline", "siamese"),
+    ("weight sharing", "baseline_al", "siamese_al"),
+    ("auxiliary loss", "baseline", "baseline_al"),
+    ("auxiliary loss", "siamese", "siamese_al"),
+]
+REPORT_1 = [  # in its grids, at one and the same setting
+    (technique, cell(without, 0.01, 100), cell(with_it, 0.01, 100))
+    for technique, without, with_it in (
+        ("weight sharing", "sub_lenet5", "sub_lenet5_ws"),
+        ("weight sharing", "sub_lenet5_al", "sub_lenet5_ws_al"),
+        ("auxiliary loss", "sub_lenet5", "sub_lenet5_al"),
+        ("auxiliary loss", "sub_lenet5_ws", "sub_lenet5_ws_al"),
+    )
+]
+OWN_SETTINGS = [
+    ("weight sharing", "sub_lenet5", "sub_lenet5_ws"),
+    ("auxiliary loss", "sub_lenet5_ws", "sub_lenet5_ws_al"),
+    ("our own model", "siamese_al", "posterior"),
+]
 
 
 def paired_gain(without, with_it):
@@ -32,25 +33,18 @@ def paired_gain(without, with_it):
     return (interval.low + interval.high) / 2, interval.low, interval.high
 
 
-def gains(models):
-    """Lines to print, of the models in a results file. A round counts if both models finished it
-    and neither diverged."""
-    for technique, pairs in QUESTIONS.items():
-        for pair in pairs:
-            entries = [models[key] for key in pair if key in models]
-            errors = [
-                [entry["test_error"][r] for entry in entries]
-                for r in range(min((len(entry["diverged"]) for entry in entries), default=0))
-                if all(entry["diverged"][r] is False for entry in entries)
-            ]
-            if len(entries) == 2 and len(errors) > 1:
-                gain, low, high = (100 * x for x in paired_gain(*zip(*errors, strict=True)))
-                names = " -> ".join(pair)
-                yield f"{technique:<18}{names:<37}{gain:>6.2f}   [{low:.2f}, {high:.2f}]"
+def gain(without, with_it):
+    """paired_gain of two models' entries in results files, in percentage points, over the rounds that both finished
+    and in which neither diverged; None if they are fewer than two."""
+    pairs = zip(without["test_error"], with_it["test_error"], without["diverged"], with_it["diverged"], strict=False)
+    errors = [(a, b) for a, b, *diverged in pairs if diverged == [False, False]]
+    return [100 * x for x in paired_gain(*zip(*errors, strict=True))] if len(errors) > 1 else None
 
 
-if __name__ == "__main__":
-    default = Path(__file__).parent / "results" / "main.json"
-    results = json.loads(Path(sys.argv[1] if len(sys.argv) > 1 else default).read_text())
-    print("What each technique gains, in points of error, and its 95% interval:")
-    print(*gains(results["models"]), sep="\n")
+def gains(models, rivals):
+    """Lines to print: each of `rivals` among the models in a results file."""
+    for technique, *pair in rivals:
+        if all(key in models for key in pair) and (found := gain(*(models[key] for key in pair))):
+            mean, low, high = found
+            names = " -> ".join(key.partition(",")[0] for key in pair)
+            yield f"{technique:<18}{names:<37}{mean:>6.2f}   [{low:.2f}, {high:.2f}]"

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from report.gains import gains, paired_gain
+from report.gains import REPORT_2, gains, paired_gain
 from test import percent, table
 
 
@@ -68,7 +68,7 @@ def test_gains_pair_the_rounds_that_both_models_finished():
         "siamese_al": entry([0.09, 0.18, None, 0.27, 0.01, 0.1]),
         "baseline": entry([0.1] * 6),
     }
-    lines = [" ".join(line.split()) for line in gains(entries)]
+    lines = [" ".join(line.split()) for line in gains(entries, REPORT_2)]
     assert len(lines) == 2  # baseline -> siamese, and:
     assert lines[1] == "auxiliary loss siamese -> siamese_al 2.00 [-0.48, 4.48]"
-    assert list(gains({"siamese": entry([0.1]), "siamese_al": entry([0.1])})) == []
+    assert list(gains({"siamese": entry([0.1]), "siamese_al": entry([0.1])}, REPORT_2)) == []

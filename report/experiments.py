@@ -102,9 +102,9 @@ def complete(name, experiments, rounds, workers=None, function=test.run_job, mea
             for measure in measures:
                 entry[measure] += [None] * (rounds[key] - len(entry[measure]))
         environment = results["environment"]
-        for what, value in old["environment"].items():
-            if value != environment.get(what) and what != "rounds":
-                environment[what] = f"{value}, {environment[what]}"  # of the old rounds, and of those to come
+        for what, value in old["environment"].items():  # of the rounds that are there, and of those to come
+            if str(environment[what]) not in str(value).split(", "):
+                environment[what] = f"{value}, {environment[what]}"
         environment["rounds"] = max(len(entry[measures[0]]) for entry in results["models"].values())
         jobs = [
             (key, row, [seed + r])

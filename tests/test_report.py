@@ -97,6 +97,7 @@ def test_only_what_is_missing_is_run(tmp_path, monkeypatch, capsys):
     marked = json.loads(path.read_text())
     marked["models"]["short"]["test_error"] = [0.5, None]  # as if stopped after the first round
     test.write_results(path, marked)
+    assert experiments.read("some")["models"]["short"]["seconds"] == first["models"]["short"]["seconds"][:1]
     experiments.complete("some", experiment, 2, workers=2)
     assert experiments.read("some")["models"]["short"]["test_error"] == [0.5, first["models"]["short"]["test_error"][1]]
     other = {"short": (experiment["short"][0], experiment["short"][1] | {"batch_size": 100})}

@@ -27,6 +27,11 @@ def typeset(**options):
     return typst.compile(FOLDER / "report.typ", sys_inputs=inputs, ignore_system_fonts=True, **options)
 
 
+def fail(message):
+    print(f"report: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
 def stop(number, frame):
     print("report: stopped; what is finished is kept", file=sys.stderr)
     sys.exit(128 + number)
@@ -34,12 +39,13 @@ def stop(number, frame):
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m report", description=__doc__.partition("\n")[0])
+    parser.error = fail
     parser.add_argument("--rounds", type=int, default=20, metavar="N", help="trainings of each model (20)")
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--workers", type=int, default=cores, metavar="N", help="processes (one per core)")
     options = parser.parse_args()
     if options.rounds < 2 or options.workers < 1:  # a spread needs two rounds
-        parser.error("--rounds must be 2 or more, --workers 1 or more")
+        fail("--rounds must be 2 or more, --workers 1 or more")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     torch.set_num_threads(1)  # so that workers can be forked

@@ -33,8 +33,8 @@ def download(path):
             (Path(draft) / "MNIST" / "raw" / path.name).replace(path)
     except (ImportError, OSError, RuntimeError) as error:
         raise ValueError(
-            f"{path} is missing or damaged: restore it, or let torchvision download it, which failed"
-            f" ({' '.join(str(error).split())}); if torchvision does not fit torch, "
+            f"{path} is missing or damaged: restore it (or unset PYTORCH_DATA_DIR), or let torchvision download it,"
+            f" which failed ({' '.join(str(error).split())}); if torchvision does not fit torch, "
             "python -m pip install --force-reinstall torch torchvision"
         ) from error
 

@@ -169,8 +169,9 @@ def table(results):
         good = [r for r, diverged in enumerate(entry["diverged"]) if diverged is False]
         last, best = (percent([entry[name][r] for r in good]) for name in ("test_error", "best_test_error"))
         reported = f"{REPORTED[key]:.2f}" if key in REPORTED else ""
-        seconds = statistics.mean([value for value in entry["seconds"] if value is not None] or [math.nan])
-        line = LAYOUT.format(key, f"{entry['parameters']:,}", last, best, reported, f"{seconds:.2f}")
+        seconds = [value for value in entry["seconds"] if value is not None]
+        seconds = f"{statistics.mean(seconds):.2f}" if seconds else "n/a"
+        line = LAYOUT.format(key, f"{entry['parameters']:,}", last, best, reported, seconds)
         for value, what in ((True, "diverged"), (None, "missing")):
             if count := entry["diverged"].count(value):
                 line += f"  {count} of {len(entry['diverged'])} rounds {what}"
@@ -229,15 +230,20 @@ def check(name, value, allowed):
 
 def read_row(key):
     """Row `key` of the table as a dictionary. Nonsense raises ValueError, naming row and value."""
-    if len(EXPERIMENTS[key]) != len(COLUMNS):
-        raise ValueError(f"row {key} has {len(EXPERIMENTS[key])} values for {len(COLUMNS)} columns")
-    row = dict(zip(COLUMNS, EXPERIMENTS[key], strict=True))
+    values = EXPERIMENTS[key]
+    if not isinstance(values, tuple) or len(values) != len(COLUMNS):
+        raise ValueError(f"row {key} must have {len(COLUMNS)} values, one for each column")
+    if key not in MODELS:
+        raise ValueError(f"row {key} has no model, add one to MODELS in models.py")
+    row = dict(zip(COLUMNS, values, strict=True))
     for name, value in row.items():
         check(f"row {key}: {name}", value, COLUMNS[name])
     if row["comparison_weight"] == row["digit_weight"] == 0:
         raise ValueError(f"row {key}: comparison_weight and digit_weight are 0, one must not be")
     with torch.random.fork_rng(devices=[]):
-        comparison, _ = MODELS[key]()(torch.zeros(2, 2, 14, 14))
+        comparison, digits = MODELS[key]()(torch.zeros(2, 2, 14, 14))
+    if comparison.shape != (2,) or digits.shape != (2, 2, 10):
+        raise ValueError(f"row {key}: the outputs of its model must be [N] and [N, 2, 10] for N pairs")
     if row["comparison_weight"] and not comparison.requires_grad:
         raise ValueError(f"row {key}: comparison_weight must be 0, the model only learns digits")
     return row
@@ -278,14 +284,14 @@ def parse_arguments():
         fail("--workers is for the CPU without torchrun, leave it out")
     if len(set(options.models)) < len(options.models):
         fail("--models names a model twice")
-    if options.output.is_dir():
-        fail(f"--output {options.output} is a directory, it must be a file")
     try:
+        if options.output.suffix != ".json" or (options.output.exists() and not options.output.is_file()):
+            raise ValueError(f"--output {options.output} must be a file, its name ending in .json")
         for name, allowed in LIMITS.items():
             if (value := getattr(options, name)) is not None:
                 check(f"--{name}", value, allowed)
         options.rows = {key: read_row(key) for key in EXPERIMENTS if key in options.models}
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         fail(error)
     for row in options.rows.values():
         row["epochs"] = options.epochs or row["epochs"]
@@ -295,7 +301,7 @@ def parse_arguments():
 def main():
     torch.set_num_threads(1)  # so that workers can be forked
     options = parse_arguments()
-    rounds, device, path = options.rounds, options.device, options.output
+    rounds, device, path = options.rounds, options.device, options.output.resolve()
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     # On a CPU a job is one round: the first of every model, then the second of every model, ...
     stack = 1 if device == "cpu" else min(STACK, math.ceil(rounds / world))
@@ -308,10 +314,13 @@ def main():
     results = new_results(options.rows, rounds, options.seed, device, workers)
     try:
         mnist = load_mnist()
-        if rank == 0:
-            write_results(path, results)
     except (OSError, ValueError) as error:
         fail(error)
+    try:
+        if rank == 0:
+            write_results(path, results)
+    except OSError as error:
+        fail(f"--output {path} cannot be written ({error.strerror})")
 
     outcomes = run_in_workers(jobs, workers, mnist) if in_workers else run_here(jobs, rank, world, device, mnist)
     if rank:

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import typst
 
+import test
 from report import benchmark, experiments, figures, search, trained
 from report.numbers import numbers
 
@@ -38,14 +39,19 @@ def stop(number, frame):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m report", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m report", description=__doc__.partition("\n")[0], allow_abbrev=False
+    )
     parser.error = fail
     parser.add_argument("--rounds", type=int, default=20, metavar="N", help="trainings of each model (20)")
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--workers", type=int, default=cores, metavar="N", help="processes (one per core)")
     options = parser.parse_args()
-    if options.rounds < 2 or options.workers < 1:  # a spread needs two rounds
-        fail("--rounds must be 2 or more, --workers 1 or more")
+    try:
+        test.check("--rounds", options.rounds, (2, 10**4))  # a spread needs two
+        test.check("--workers", options.workers, test.LIMITS["workers"])
+    except ValueError as error:
+        fail(error)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     torch.set_num_threads(1)  # so that workers can be forked
@@ -55,8 +61,8 @@ def main():
         benchmark.complete_all()
     except BrokenProcessPool:
         sys.exit("report: a worker was killed, out of memory? What is finished is kept; try fewer --workers")
-    except OSError as error:
-        sys.exit(f"report: {error}")
+    except (OSError, ValueError) as error:
+        fail(error)
     figures.draw()
     (FOLDER / "report.pdf").write_bytes(typeset())
     print(FOLDER / "report.pdf")

@@ -9,7 +9,6 @@ floating point operations of the forward and backward passes over the time, as a
 float32 matrices reach on the same cores in the same run. Also: start-up time, memory, and a profile of a training step.
 """
 
-import json
 import multiprocessing
 import os
 import statistics
@@ -31,7 +30,7 @@ import models
 import test
 import train
 from data import distort, load_mnist
-from report.experiments import RESULTS
+from report.experiments import RESULTS, load
 
 EPOCHS, REPEATS = 12, 3  # of a round; of each measurement
 NAMES = "textbook_seconds", "seconds", "textbook_utilisation", "utilisation"
@@ -208,7 +207,7 @@ def complete_all():
     entries = {key: {name: [] for name in NAMES} for key in models.MODELS}
     results = {"environment": environment, "models": entries}
     if path.exists():
-        results = json.loads(path.read_text())
+        results = load("benchmark")
     entries = results["models"]
     jobs = [key for n in range(REPEATS) for key, entry in entries.items() if len(entry["seconds"]) <= n]
     for done, key in enumerate(jobs, 1):
@@ -226,4 +225,4 @@ def complete_all():
 
 if __name__ == "__main__":
     complete_all()
-    print(*table(json.loads((RESULTS / "benchmark.json").read_text())), sep="\n")
+    print(*table(load("benchmark")), sep="\n")

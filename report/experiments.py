@@ -21,7 +21,14 @@ BATCH_SIZES = 50, 100, 250, 500, 1000  # at each model's own rate: its Fig. 2
 
 
 def load(name):
-    return json.loads((RESULTS / f"{name}.json").read_text())
+    """A results file. Raises ValueError if it is damaged."""
+    path = RESULTS / f"{name}.json"
+    try:
+        results = json.loads(path.read_text())
+        results["environment"].keys(), results["models"].keys()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: restore it, or delete it to have it run again") from error
+    return results
 
 
 def read(name):
@@ -103,8 +110,8 @@ def complete(name, experiments, rounds, workers=None, function=test.run_job, mea
                 entry[measure] += [None] * (rounds[key] - len(entry[measure]))
         environment = results["environment"]
         for what, value in old["environment"].items():  # of the rounds that are there, and of those to come
-            if str(environment[what]) not in str(value).split(", "):
-                environment[what] = f"{value}, {environment[what]}"
+            if str(environment.get(what)) not in str(value).split(", "):
+                environment[what] = f"{value}, {environment.get(what)}"
         environment["rounds"] = max(len(entry[measures[0]]) for entry in results["models"].values())
         jobs = [
             (key, row, [seed + r])

@@ -17,6 +17,7 @@ import torch
 
 import test
 from data import generate_pair_sets
+from models import Model, TwoLogits, trunk
 
 ROOT = Path(__file__).parent.parent
 
@@ -258,8 +259,10 @@ def refusal(capsys, *options):
         (["--device", "meta"], "--device meta"),
         (["--device", ""], "--device"),
         (["--output", "no/such/directory/results.json"], "no/such/directory/results.json"),
-        (["--output", "."], "--output . is a directory"),
-        (["--output", ""], "directory"),
+        (["--output", "."], "--output . must be a file, its name ending in .json"),
+        (["--output", ""], "--output . must be a file"),
+        (["--output", "models.py"], "--output models.py must be a file"),
+        (["--output", "long" * 100 + ".json"], "name too long"),
         (["--round", "2"], "--round"),
         (["siamese"], "siamese"),
     ],
@@ -313,7 +316,32 @@ def test_a_row_that_cannot_learn(capsys, monkeypatch):
 
 def test_a_row_of_the_wrong_length(capsys, monkeypatch):
     monkeypatch.setitem(test.EXPERIMENTS, "siamese", ("adam", 0.01))
-    assert "row siamese has 2 values" in refusal(capsys)
+    assert "row siamese must have 10 values" in refusal(capsys)
+    monkeypatch.setitem(test.EXPERIMENTS, "siamese", None)
+    assert "row siamese must have 10 values" in refusal(capsys)
+
+
+def test_a_new_model_half_done(capsys, monkeypatch):
+    """A row without a model; a model without the two outputs that the others have."""
+    monkeypatch.setitem(test.EXPERIMENTS, "own", test.EXPERIMENTS["siamese"])
+    assert "row own has no model" in refusal(capsys)
+    model = Model(trunk(2, 20), TwoLogits())
+    monkeypatch.setitem(test.MODELS, "own", lambda: model)
+    assert "row own: the outputs of its model must be [N] and [N, 2, 10]" in refusal(capsys)
+
+
+def test_only_a_regular_file_is_replaced(capsys, tmp_path):
+    """Not a pipe, say, or the device that a link stands for; a link to a file stays one."""
+    pipe, link = tmp_path / "pipe.json", tmp_path / "link.json"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        assert "must be a file" in refusal(capsys, "--output", path)
+    link.unlink()
+    (tmp_path / "target.json").touch()
+    link.symlink_to(tmp_path / "target.json")
+    results(link, "--models", "sub_lenet5_ws_al", "--rounds", 1, "--epochs", 1, "--device", "cpu")
+    assert link.is_symlink() and (tmp_path / "target.json").stat().st_size > 0
 
 
 def test_bad_input_leaves_an_existing_results_file_alone(capsys, tmp_path):

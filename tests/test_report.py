@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+import report.__main__
 import test
 from report import benchmark, experiments, figures, gains, numbers, search, trained
 from report.__main__ import typeset
@@ -104,6 +105,25 @@ def test_only_what_is_missing_is_run(tmp_path, monkeypatch, capsys):
     experiments.complete("some", other, 1, workers=2)  # another row: run anew
     assert experiments.read("some")["models"]["short"]["test_error"] != [0.5]
     assert "short" not in test.MODELS
+
+
+def test_a_damaged_results_file_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "RESULTS", tmp_path)
+    for text in ("", "{", "[]", "{}", '{"models": {}}'):
+        (tmp_path / "main.json").write_text(text)
+        with pytest.raises(ValueError, match=r"main\.json is damaged"):
+            experiments.complete("main", {}, 1)
+
+
+@pytest.mark.parametrize(
+    "options", [["--rounds", "1"], ["--rounds", "two"], ["--workers", "0"], ["--round", "2"], ["2"]]
+)
+def test_wrong_options_take_one_line_and_code_2(options, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["report", *options])
+    with pytest.raises(SystemExit) as stop:
+        report.__main__.main()
+    printed = capsys.readouterr().err
+    assert stop.value.code == 2 and printed.startswith("report: ") and printed.count("\n") == 1
 
 
 # What is computed from them, by hand

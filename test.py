@@ -193,6 +193,7 @@ def new_results(rows, rounds, seed, device, workers, measures=MEASURES):
 
 def write_results(path, results):
     """Write the whole file or nothing: whoever reads `path` never finds half of it."""
+    path = path.resolve()  # a link stays one
     draft = path.with_name(path.name + ".part")
     text = json.dumps(results, indent=1)
     draft.write_text(re.sub(r"\[[^][{}]*\]", lambda x: "[" + " ".join(x[0][1:-1].split()) + "]", text) + "\n")
@@ -301,7 +302,7 @@ def parse_arguments():
 def main():
     torch.set_num_threads(1)  # so that workers can be forked
     options = parse_arguments()
-    rounds, device, path = options.rounds, options.device, options.output.resolve()
+    rounds, device, path = options.rounds, options.device, options.output
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     # On a CPU a job is one round: the first of every model, then the second of every model, ...
     stack = 1 if device == "cpu" else min(STACK, math.ceil(rounds / world))

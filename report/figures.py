@@ -39,7 +39,7 @@ KINDS = {  # of variants in report.search, by the first word of their names: mar
 
 def models():
     """Every round of every model, its mean, and what the reports say."""
-    figure, axes = plt.subplots(figsize=(WIDTH, 1.9), layout="constrained")
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.75), layout="constrained")
     for y, (key, entry) in enumerate(read("main")["models"].items()):
         errors = [100 * error for error in entry["test_error"]]
         spread = [y - 0.25 + 0.5 * r / max(1, len(errors) - 1) for r in range(len(errors))]

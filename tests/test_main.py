@@ -17,7 +17,7 @@ import torch
 
 import test
 from data import generate_pair_sets
-from models import Model, TwoLogits, trunk
+from models import Model, Shared, TwoLogits, trunk
 
 ROOT = Path(__file__).parent.parent
 
@@ -325,9 +325,10 @@ def test_a_new_model_half_done(capsys, monkeypatch):
     """A row without a model; a model without the two outputs that the others have."""
     monkeypatch.setitem(test.EXPERIMENTS, "own", test.EXPERIMENTS["siamese"])
     assert "row own has no model" in refusal(capsys)
-    model = Model(trunk(2, 20), TwoLogits())
-    monkeypatch.setitem(test.MODELS, "own", lambda: model)
-    assert "row own: the outputs of its model must be [N] and [N, 2, 10]" in refusal(capsys)
+    one_column = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(20, 1))  # [N, 1]
+    for model in (Model(trunk(2, 20), TwoLogits()), Model(Shared(trunk(1, 10)), one_column)):
+        monkeypatch.setitem(test.MODELS, "own", lambda model=model: model)
+        assert "row own: the outputs of its model must be [N] and [N, 2, 10]" in refusal(capsys)
 
 
 def test_only_a_regular_file_is_replaced(capsys, tmp_path):

@@ -103,7 +103,8 @@ def test_only_what_is_missing_is_run(tmp_path, monkeypatch, capsys):
     assert experiments.read("some")["models"]["short"]["test_error"] == [0.5, first["models"]["short"]["test_error"][1]]
     other = {"short": (experiment["short"][0], experiment["short"][1] | {"batch_size": 100})}
     experiments.complete("some", other, 1, workers=2)  # another row: run anew
-    assert experiments.read("some")["models"]["short"]["test_error"] != [0.5]
+    entry = experiments.read("some")["models"]["short"]
+    assert entry["hyperparameters"]["batch_size"] == 100 and len(entry["test_error"]) == 1
     assert "short" not in test.MODELS
 
 
@@ -130,21 +131,21 @@ def test_wrong_options_take_one_line_and_code_2(options, capsys, monkeypatch):
 
 
 def test_expected_calibration_error_by_hand():
-    """Four pairs say 0.9, of which three have a ≤ b, and four say 0.3, of which one has: gaps 0.15 and 0.05."""
+    """Four pairs say 0.9, of which three have a ≤ b, and four say 0.3, of which two have: gaps 0.15 and -0.2."""
     probability = torch.tensor([0.9] * 4 + [0.3] * 4).double()
-    target = torch.tensor([1, 1, 1, 0, 1, 0, 0, 0])
-    assert trained.expected_calibration_error([trained.calibration(probability, target)]) == pytest.approx(0.1)
+    target = torch.tensor([1, 1, 1, 0, 1, 1, 0, 0])
+    assert trained.expected_calibration_error([trained.calibration(probability, target)]) == pytest.approx(0.175)
 
 
 def test_order_of_digits_by_hand():
-    """Means on a line in numeric order; and in an order whose rank correlation scipy knows."""
+    """Means on a line, far from the origin, in numeric order; and in an order whose rank correlation scipy knows."""
     digits = torch.arange(10).repeat(3)
     noise = torch.tensor([[0.01], [0], [-0.01]]).repeat_interleave(10, dim=0)
     places = torch.tensor([3.0, 1, 2, 0, 9, 5, 8, 6, 7, 4])
-    direction = torch.tensor([[-3.0, 4.0]])
-    assert trained.order((digits.unsqueeze(1) + noise) * direction, digits) == pytest.approx(1)
+    direction, far = torch.tensor([[-3.0, 4.0]]), torch.tensor([[400.0, 300.0]])
+    assert trained.order((digits.unsqueeze(1) - 4.5 + noise) * direction + far, digits) == pytest.approx(1)
     expected = abs(spearmanr(places.tolist(), range(10)).statistic)
-    assert trained.order((places.repeat(3).unsqueeze(1) + noise) * direction, digits) == pytest.approx(expected)
+    assert trained.order((places.repeat(3).unsqueeze(1) + noise) * direction + far, digits) == pytest.approx(expected)
 
 
 def test_agreement_by_hand():

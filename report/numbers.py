@@ -156,6 +156,7 @@ def numbers():
         "closed_form": list(closed_form_rows(trained)),
         "wrong": {"count": sum(map(len, wrong)), "pairs": f"{test.PAIRS * len(wrong):,}"},
         "validation": {name: percent(search.errors_of(entry)) for name, entry in variants.items()},
+        "trainings": len(variants["chosen"]["error"]),
         "speed": list(benchmark.rows(bench)),
         "benchmark": {name: str(value) for name, value in bench["environment"].items()},
         "profile": {name: f"{value:.1f}" for name, value in bench["profile"].items()},

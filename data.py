@@ -1,69 +1,58 @@
-"""Pairs of MNIST digits at 14x14, as the course EE-559 hands them out, and their augmentation.
+"""Pairs of 14x14 MNIST digits, as the course EE-559 hands them out, and their augmentation.
 
-Everything random is drawn from the generator that is passed, or, as in the course's own helper, from torch's global
-one where none is.
+Everything random is drawn from the `generator` that is passed; without one, from torch's global
+generator, as in the course's own helper.
 """
 
-import gzip
-import hashlib
+import functools
 import math
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-FILES = {  # MNIST's four files and their MD5 sums
-    "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-    "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
-    "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
-    "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
-}
 
-
-def download(path):
-    """Put one of the four files where it is missing or damaged. Raises ValueError if that fails."""
-    try:
-        from torchvision.datasets import MNIST  # here, as the import takes as long as torch's
-
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as draft:  # others may be at it, too
-            MNIST(draft, download=True)  # it checks the files
-            (Path(draft) / "MNIST" / "raw" / path.name).replace(path)
-    except (ImportError, OSError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} is missing or damaged: restore it (or unset PYTORCH_DATA_DIR), or let torchvision download it,"
-            f" which failed ({' '.join(str(error).split())}); if torchvision does not fit torch, "
-            "python -m pip install --force-reinstall torch torchvision"
-        ) from error
-
-
+@functools.cache  # a process reads the files once
 def load_mnist(root=None):
     """MNIST as (train_images, train_labels, test_images, test_labels).
 
-    Images are uint8 [60000, 28, 28] and [10000, 28, 28] in 0..255, labels int64 in 0..9. `root` holds MNIST/raw/ with
-    the four .gz files; by default it is the environment variable PYTORCH_DATA_DIR or else data/ beside this file. A
-    file that is missing or damaged, by its MD5 sum, is downloaded; raises ValueError where that fails.
+    Images are uint8 [60000, 28, 28] and [10000, 28, 28] in 0..255, labels int64 in 0..9. `root`
+    holds MNIST/raw/ with the four .gz files; by default it is the environment variable
+    PYTORCH_DATA_DIR or else data/ beside this file. torchvision checks their MD5 sums and
+    downloads what is missing or damaged. Raises ValueError where that fails.
     """
-    root = Path(root or os.environ.get("PYTORCH_DATA_DIR") or Path(__file__).parent / "data")
-    tensors = []
-    for name, md5 in FILES.items():
-        path = root / "MNIST" / "raw" / name
-        if not path.exists() or hashlib.md5(path.read_bytes()).hexdigest() != md5:
-            download(path)
-        content = bytearray(gzip.decompress(path.read_bytes()))
-        header, shape = (16, (-1, 28, 28)) if "images" in name else (8, (-1,))
-        tensors.append(torch.frombuffer(content, dtype=torch.uint8, offset=header).view(shape))
-    images, labels, test_images, test_labels = tensors
-    return images, labels.long(), test_images, test_labels.long()
+    try:
+        from torchvision.datasets import MNIST  # here, so that a misfit is told in one line
+    except (ImportError, RuntimeError) as error:
+        raise ValueError(
+            f"torchvision does not work with torch {torch.__version__} ({error}): "
+            "python -m pip install --force-reinstall torch torchvision"
+        ) from error
+    raw = Path(root or os.environ.get("PYTORCH_DATA_DIR") or Path(__file__).parent / "data")
+    raw = raw / "MNIST" / "raw"
+    with tempfile.TemporaryDirectory() as draft:  # `raw` itself may be read-only
+        try:
+            (Path(draft) / "MNIST" / "raw").mkdir(parents=True)
+            for path in raw.glob("*.gz"):
+                shutil.copy(path, Path(draft) / "MNIST" / "raw")
+            train, test = (MNIST(draft, train=train, download=True) for train in (True, False))
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"MNIST's four files in {raw} are not all there and undamaged, and downloading "
+                f"them failed ({error}): restore them, or unset or correct PYTORCH_DATA_DIR"
+            ) from error
+    return train.data, train.targets, test.data, test.targets
 
 
 def draw_pairs(nb, images, labels, generator=None):
     """Draw `nb` pairs from `images` [n, 28, 28]; no image is drawn twice.
 
-    Returns input float32 [nb, 2, 14, 14] in 0..255, target int64 [nb], which is 1 where the first digit is less than
-    or equal to the second, and classes int64 [nb, 2], the two digits. Raises ValueError if there are not 2·nb images.
+    Returns input float32 [nb, 2, 14, 14] in 0..255, target int64 [nb], which is 1 where the first
+    digit is less than or equal to the second, and classes int64 [nb, 2], the two digits. Raises
+    ValueError if there are not 2·nb images.
     """
     if not 1 <= nb <= len(images) // 2:
         raise ValueError(f"cannot draw {nb} pairs from {len(images)} images")
@@ -74,14 +63,14 @@ def draw_pairs(nb, images, labels, generator=None):
     return input, target, classes
 
 
-def generate_pair_sets(nb, generator=None, mnist=None):
+def generate_pair_sets(nb, generator=None):
     """The course's helper: `nb` pairs of MNIST's training images and `nb` of its test images.
 
-    Returns train_input, train_target, train_classes, test_input, test_target, test_classes, each as in `draw_pairs`:
-    under the same torch.manual_seed (or a `generator` of the same seed), the very tensors of the course's
-    generate_pair_sets. `mnist` is what `load_mnist` returns; without it, it is loaded.
+    Returns train_input, train_target, train_classes, test_input, test_target, test_classes, each
+    as in `draw_pairs`: under the same torch.manual_seed (or with a `generator` of the same seed)
+    the very tensors of the course's generate_pair_sets.
     """
-    train_images, train_labels, test_images, test_labels = mnist or load_mnist()
+    train_images, train_labels, test_images, test_labels = load_mnist()
     train_set = draw_pairs(nb, train_images, train_labels, generator)
     test_set = draw_pairs(nb, test_images, test_labels, generator)
     return train_set + test_set
@@ -90,11 +79,11 @@ def generate_pair_sets(nb, generator=None, mnist=None):
 def warp(input, generator=None, degrees=0, scale=0, shear=0, shift=0, mode="bilinear"):
     """Turn, stretch, slant and move every image of `input` [N, 2, 14, 14] by amounts of its own.
 
-    They are uniform: angles in ±degrees, factors of width and height in 1 ± scale, the slant in ±shear, shifts along
-    both axes in ±shift pixels. Values are interpolated as `mode` says, with 0, MNIST's background, beyond the edge.
-    Returns a new tensor of the same shape.
+    They are uniform: angles in ±degrees, factors of width and height in 1 ± scale, the slant in
+    ±shear, shifts along both axes in ±shift pixels. Values are interpolated as `mode` says, with
+    0, MNIST's background, beyond the edge. Returns a new tensor of the same shape.
     """
-    images = input.view(-1, 1, *input.shape[2:])
+    images = input.reshape(-1, 1, *input.shape[2:])
     uniform = 2 * torch.rand(6, len(images), generator=generator).to(input) - 1
     angle, slant = math.radians(degrees) * uniform[0], shear * uniform[1]
     width, height = 1 + scale * uniform[2:4]
@@ -110,21 +99,23 @@ def warp(input, generator=None, degrees=0, scale=0, shear=0, shift=0, mode="bili
 def distort(input, generator=None, strength=1.0, thickening=0.3, mode="bicubic"):
     """A copy of `input` [N, 2, 14, 14] in which every image is distorted by amounts of its own.
 
-    At strength 1 it is turned by up to 15°, stretched and slanted by 10% and moved by a pixel (bicubically: bilinear
-    interpolation blurs it). Then its strokes are thinned or thickened: each pixel moves by up to `thickening` of the
-    way to the darkest or the brightest of itself and its neighbours.
+    At strength 1 it is turned by up to 15°, stretched and slanted by up to 10% and moved by up to
+    a pixel (bicubically: bilinear interpolation blurs it). Then its strokes are thinned or
+    thickened: each pixel moves by up to `thickening` of the way to the darkest or the brightest of
+    itself and its neighbours.
     """
     images = warp(input, generator, *(strength * x for x in (15, 0.1, 0.1, 1)), mode=mode)
     uniform = 2 * torch.rand(*input.shape[:2], 1, 1, generator=generator).to(input) - 1
     thickening = thickening * strength * uniform
-    channels = images.view(1, -1, *images.shape[2:]).to(memory_format=torch.channels_last)  # pools 10 times faster
+    # as channels of one image, channels last, they pool ten times faster
+    channels = images.view(1, -1, *images.shape[2:]).to(memory_format=torch.channels_last)
     brightest = F.max_pool2d(channels, 3, 1, 1).view_as(images)
     darkest = -F.max_pool2d(-channels, 3, 1, 1).view_as(images)
     images = images + thickening.clamp(min=0) * (brightest - images)
     return images - thickening.clamp(max=0) * (darkest - images)
 
 
-def add_rotated(input, target, classes, degrees, generator=None):
+def add_rotated(input, target, classes, generator=None, degrees=5):
     """Report 2, section II: the pairs, and after them a rotated copy of each; twice the length."""
     rotated = warp(input, generator, degrees)
     return torch.cat([input, rotated]), target.repeat(2), classes.repeat(2, 1)

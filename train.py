@@ -1,170 +1,189 @@
-"""Training: optimizers, losses, schedules of the learning rate; one round, or several at once.
+"""Training: one model on one set of pairs, or, at the end of the file, several as a stack.
 
-Several rounds of a model train side by side as one stack, which fills an accelerator; on a CPU a stack holds a single
-round. Below, R is the number of rounds, N of pairs, P of parameters.
+Tensors of a single round have the pairs as their first axis: [N, ...]. Those of a stack of R rounds
+have the rounds as their second: [N, R, ...]. A mean or a sum over axis 0 therefore serves both, and
+losses and errors have the shape [] of a single number or [R].
 """
 
 import math
-from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch import nn
+from torch.optim.lr_scheduler import OneCycleLR
 
-from data import distort
+import data
 
-SLOWEST_FALL = 0.03  # of the loss, from one epoch to the next, that leaves the rate alone
-LOWEST_RATE = 1e-4  # without this floor sub_lenet5_ws, which starts here, ends at chance
-DECAY = 0.1  # of the weights, in AdamW
-EVALUATED = 100  # pairs at once: what passes between layers stays in a core's cache
-
-
-def sgd(parameters, gradient, state, step):
-    """Plain SGD's direction, to be multiplied by the learning rate."""
-    return gradient
-
-
-def adam(parameters, gradient, state, step, decay=0, beta1=0.9, beta2=0.999, epsilon=1e-8):
-    """Adam's direction (Kingma and Ba, 2015) in the given step, which counts from 1, with decoupled weight decay
-    (Loshchilov and Hutter, 2019) if that is not 0.
-
-    `state` is two tensors like the parameters, zero before the first step. torch.optim.Adam takes 2 s to import what
-    torch.compile needs, and one learning rate for all rounds.
-    """
-    mean, square = state
-    mean.lerp_(gradient, 1 - beta1)
-    square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-    deviation = (square / (1 - beta2**step)).sqrt_().add_(epsilon)
-    return (mean / (1 - beta1**step)).div_(deviation).add_(parameters, alpha=decay)
-
-
-OPTIMIZERS = {"sgd": sgd, "adam": adam, "adamw": partial(adam, decay=DECAY)}
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 SCHEDULES = "constant", "adaptive", "one-cycle"
 
 
 def total_loss(comparison, digits, target, classes, comparison_weight, digit_weight, smoothing=0):
-    """The weighted sum of the main loss and the auxiliary one, means over each round's pairs: [R].
+    """The weighted sum of the main and the auxiliary loss, means over the pairs: [] or [R].
 
-    Main: binary cross-entropy of `comparison` [R, N] with `target` [R, N]. Auxiliary: cross-entropy of `digits` [R, N,
-    2, 10] with `classes` [R, N, 2], first digit plus second (report 1, section V; report 2, section II.4), with label
-    smoothing (Szegedy et al., 2016) if that is not 0. Of log-probabilities it is the negative log-likelihood: a second
-    log-softmax changes nothing. A loss of weight 0 is not computed.
+    Main: binary cross-entropy of `comparison` [N] with `target` [N]. Auxiliary: cross-entropy of
+    `digits` [N, 2, 10] with `classes` [N, 2], first digit plus second (report 1, section V; report
+    2, section II.4), with label smoothing (Szegedy et al., 2016). Of log-probabilities it is the
+    negative log-likelihood: a second log-softmax changes nothing. A loss of weight 0 is left out.
     """
+    if comparison.shape != target.shape or digits.shape != (*classes.shape, 10):
+        shapes = [tuple(tensor.shape) for tensor in (comparison, digits)]
+        raise ValueError(f"the model must return [N] and [N, 2, 10] for N pairs, not {shapes}")
+    if comparison_weight and not comparison.requires_grad:
+        raise ValueError("comparison_weight must be 0: the model's comparison learns nothing")
     loss = 0
     if comparison_weight:
-        main = F.binary_cross_entropy_with_logits(comparison, target.float(), reduction="none")
-        loss = loss + comparison_weight * main.mean(dim=1)
+        target = target.to(comparison)
+        main = F.binary_cross_entropy_with_logits(comparison, target, reduction="none")
+        loss = loss + comparison_weight * main.mean(dim=0)
     if digit_weight:
-        rows = digits.flatten(0, 2), classes.flatten()
-        auxiliary = F.cross_entropy(*rows, reduction="none", label_smoothing=smoothing)
-        loss = loss + digit_weight * auxiliary.view(classes.shape).mean(dim=1).sum(dim=1)
+        scores, labels = digits.flatten(end_dim=-2), classes.flatten()
+        auxiliary = F.cross_entropy(scores, labels, reduction="none", label_smoothing=smoothing)
+        loss = loss + digit_weight * auxiliary.view_as(classes).sum(dim=-1).mean(dim=0)
     return loss
 
 
-def adapt(learning_rate, loss, previous_loss):
-    """Report 1, section VII: halve the rate after an epoch in which the loss fell by less than 3%.
-
-    Never below 1e-4; a rate that is lower from the start stays as it is.
-    """
-    if loss > (1 - SLOWEST_FALL) * previous_loss:
-        return max(learning_rate / 2, min(learning_rate, LOWEST_RATE))
-    return learning_rate
-
-
-def one_cycle(progress, rise=0.3, start=0.04):
-    """What a one-cycle schedule (Smith, 2018) makes of the learning rate after the given share of the steps, 0 to 1:
-    by half a cosine up from `start` to 1, by another down to 0."""
-    if progress < rise:
-        return start + (1 - start) * (1 - math.cos(math.pi * progress / rise)) / 2
-    return (1 + math.cos(math.pi * (progress - rise) / (1 - rise))) / 2
-
-
-def stack(models):
-    """`models`, of one class, as one: their parameters as a matrix [R, P], and their forward pass: forward(pairs [R,
-    N, 2, 14, 14]) -> comparison [R, N], digits [R, N, 2, 10]."""
-    model = models[0]
-    names, shapes = zip(*((name, p.shape) for name, p in model.named_parameters()), strict=True)
-    sizes = [shape.numel() for shape in shapes]
-    matrix = torch.stack([parameters_to_vector(m.parameters()).detach() for m in models])
-    _, buffers = torch.func.stack_module_state(models)
-
-    def forward_one(vector, buffers, pairs):
-        values = [part.view(shape) for part, shape in zip(vector.split(sizes), shapes, strict=True)]
-        state = dict(zip(names, values, strict=True)) | buffers
-        return torch.func.functional_call(model, state, pairs)
-
-    def forward(pairs):
-        if len(models) > 1:
-            return torch.vmap(forward_one, randomness="different")(matrix, buffers, pairs)
-        own_buffers = {name: buffer[0] for name, buffer in buffers.items()}
-        comparison, digits = forward_one(matrix[0], own_buffers, pairs[0])
-        return comparison.unsqueeze(0), digits.unsqueeze(0)
-
-    return matrix.requires_grad_(), buffers, forward
+def mistakes(comparison, target):
+    """1 for each pair that is told wrong, 0 if right, NaN if the model has no answer; [N]."""
+    wrong = (comparison > 0) != target.bool()
+    return wrong.float().where(~comparison.isnan(), math.nan)
 
 
 @torch.no_grad()
-def evaluate(forward, test_input, test_target):
-    """The share of pairs, 0 to 1, that each round's model gets wrong: a list of R."""
-    wrong = 0
-    parts = zip(test_input.split(EVALUATED, dim=1), test_target.split(EVALUATED, dim=1), strict=True)
-    for pairs, target in parts:
-        comparison, _ = forward(pairs)
-        wrong = wrong + ((comparison > 0) != target.bool()).sum(dim=1)
-    return [count / test_target.shape[1] for count in wrong.tolist()]
+def evaluate(model, test_input, test_target):
+    """The model's error in evaluation mode, in which it is left: 0 to 1, or NaN; [] or [R]."""
+    model.eval()
+    parts = zip(test_input.split(100), test_target.split(100))  # fit a core's cache
+    wrong = sum(mistakes(model(pairs)[0], target).sum(dim=0) for pairs, target in parts)
+    return wrong.cpu().double() / len(test_target)
 
 
-def train(models, train_sets, test_sets, generators, *, optimizer, learning_rate, schedule, batch_size, epochs,
-          comparison_weight, digit_weight, label_smoothing=0, distorted=0):  # fmt: skip
-    """Train `models`, R of one class, in place and return their histories, `epochs` values each:
+def shuffled(input, target, classes, generator=None, copies=0, distort=None):
+    """The pairs in a new order or, if `copies` is not 0, so many distorted copies of each."""
+    if copies:
+        input = torch.cat([distort(input, generator) for _ in range(copies)])
+        target, classes = target.repeat(copies), classes.repeat(copies, 1)
+    order = torch.randperm(len(input), generator=generator).to(input.device)
+    return input[order], target[order], classes[order]
 
-    "loss" (mean over the epoch's pairs), "learning_rate" (the epoch's, or its cycle's highest) and "test_error" (after
-    it, 0 to 1).
 
-    Of the lists of R, train_sets has (train_input, train_target, train_classes), test_sets (test_input, test_target),
-    on the models' device; a test set serves for "test_error" alone. If `distorted` is not 0, every epoch but the last
-    has so many fresh distorted copies of the pairs in their place. A generator, on the CPU, draws its round's
-    distortions and the order of its pairs.
+def train(
+    model,
+    train_set,
+    test_set,
+    generator=None,
+    *,
+    optimizer="adam",  # or "adamw", "sgd"
+    learning_rate=0.001,  # of "one-cycle" the highest
+    weight_decay=0.0,
+    momentum=0.0,  # of "sgd"
+    schedule="constant",  # or "adaptive" (report 1, section VII), "one-cycle" (Smith, 2018)
+    lowest_rate=1e-4,  # of "adaptive"; without it sub_lenet5_ws, which starts here, ends at chance
+    batch_size=100,  # pairs
+    epochs=25,
+    comparison_weight=1.0,  # of the main loss
+    digit_weight=0.0,  # of the auxiliary loss
+    label_smoothing=0.0,  # of the auxiliary loss's labels, 0 to 1
+    rotation=0.0,  # degrees: by up to so many copies are turned that join the pairs (report 2)
+    copies=0,  # if not 0, every epoch but the last trains on so many freshly distorted copies
+    distort=data.distort,  # what distorts them: input, generator -> a new input
+):
+    """Train `model` in place; return its history, of each name a list with a value for each epoch.
+
+    "loss" is the mean over the epoch's pairs, "train_error" the error on its batches as they were
+    trained on, "test_error" that on `test_set` after it, both 0 to 1 or NaN; "learning_rate" is
+    that of its first step.
+
+    `train_set` is train_input, train_target and train_classes, `test_set` test_input, test_target
+    and whatever follows, as generate_pair_sets returns them, on the model's device. `generator`, on
+    the CPU, draws augmentation and order; without one, torch's global generator does. Raises
+    ValueError, or what torch raises, where an argument makes no sense.
     """
-    model, rounds = models[0], len(models)
-    train_input, train_target, train_classes = map(torch.stack, zip(*train_sets, strict=True))
-    test_input, test_target = map(torch.stack, zip(*test_sets, strict=True))
-    matrix, buffers, forward = stack(models)
-    state = torch.zeros_like(matrix), torch.zeros_like(matrix)
-    nb, each = train_input.shape[1], torch.arange(rounds, device=matrix.device).unsqueeze(1)
-    rates, previous_losses = [learning_rate] * rounds, [math.inf] * rounds
-    histories = [{"loss": [], "learning_rate": [], "test_error": []} for _ in models]
-    step = 0
-    for epoch in range(epochs):
+    for name, value in {"batch_size": batch_size, "epochs": epochs}.items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name} is {value!r}, it must be a whole number above 0")
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"optimizer is {optimizer!r}, it must be one of {', '.join(OPTIMIZERS)}")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule is {schedule!r}, it must be one of {', '.join(SCHEDULES)}")
+    if not (comparison_weight >= 0 and digit_weight >= 0 and comparison_weight + digit_weight > 0):
+        raise ValueError("comparison_weight and digit_weight must be 0 or more, and not both 0")
+    weights = comparison_weight, digit_weight, label_smoothing
+    if rotation:
+        train_set = each_round(data.add_rotated, train_set, generator, rotation)
+    copies_by_epoch = [copies] * (epochs - 1) + [0]
+    groups = [{"params": one.parameters()} for one in getattr(model, "rounds", [model])]
+    settings = {"momentum": momentum} if momentum else {}  # only SGD takes it
+    settings |= {"lr": learning_rate, "weight_decay": weight_decay, "fused": True}
+    optimizer = OPTIMIZERS[optimizer](groups, **settings)
+    if schedule == "one-cycle":
+        steps = sum(math.ceil(max(1, n) * len(train_set[0]) / batch_size) for n in copies_by_epoch)
+        cycle = OneCycleLR(optimizer, learning_rate, total_steps=steps, cycle_momentum=False)
+    history = {"loss": [], "train_error": [], "test_error": [], "learning_rate": []}
+    previous_losses = [math.inf] * len(groups)
+    for copies in copies_by_epoch:
+        rates = torch.tensor([group["lr"] for group in optimizer.param_groups], dtype=torch.double)
+        epoch_set = each_round(shuffled, train_set, generator, copies, distort)
+        loss_sum, wrong = 0, 0
         model.train()
-        input = train_input
-        if distorted and epoch < epochs - 1:
-            each_round = zip(train_input, generators, strict=True)
-            copies = [torch.cat([distort(pairs, g) for _ in range(distorted)]) for pairs, g in each_round]
-            input = torch.stack(copies)
-        order = torch.stack([torch.randperm(input.shape[1], generator=g) for g in generators])
-        batches = order.to(matrix.device).split(batch_size, dim=1)
-        losses = torch.zeros(rounds, device=matrix.device)
-        for n, batch in enumerate(batches):
-            pairs, target, classes = input[each, batch], train_target[each, batch % nb], train_classes[each, batch % nb]
-            loss = total_loss(*forward(pairs), target, classes, comparison_weight, digit_weight, label_smoothing)
-            (gradient,) = torch.autograd.grad(loss.sum(), [matrix])
-            rate = matrix.new_tensor(rates).unsqueeze(1)
+        for pairs, target, classes in zip(*(tensor.split(batch_size) for tensor in epoch_set)):
+            comparison, digits = model(pairs)
+            loss = total_loss(comparison, digits, target, classes, *weights)
+            optimizer.zero_grad(set_to_none=False)  # a stack's gradients are views
+            loss.sum().backward()
+            optimizer.step()
             if schedule == "one-cycle":
-                rate *= one_cycle((epoch + n / len(batches)) / epochs)
-            step += 1
-            with torch.no_grad():
-                matrix -= rate * OPTIMIZERS[optimizer](matrix, gradient, state, step)
-            losses += loss.detach() * batch.shape[1] / input.shape[1]
-        model.eval()
-        losses, errors = losses.tolist(), evaluate(forward, test_input, test_target)
-        for history, *values in zip(histories, losses, rates, errors, strict=True):
-            for name, value in zip(history, values, strict=True):
-                history[name].append(value)
-        if schedule == "adaptive":
-            rates = list(map(adapt, rates, losses, previous_losses))
+                cycle.step()
+            loss_sum = loss_sum + loss.detach() * len(pairs)
+            wrong = wrong + mistakes(comparison, target).sum(dim=0)
+        losses, train_errors = (x.cpu().double() / len(epoch_set[0]) for x in (loss_sum, wrong))
+        values = losses, train_errors, evaluate(model, *test_set[:2]), rates.view(losses.shape)
+        for name, value in zip(history, values):
+            history[name].append(value.tolist())
+        losses = losses.view(-1).tolist()
+        if schedule == "adaptive":  # halve the rate where the loss fell by less than 3%
+            for group, loss, previous in zip(optimizer.param_groups, losses, previous_losses):
+                if loss > (1 - 0.03) * previous:
+                    group["lr"] = max(group["lr"] / 2, min(group["lr"], lowest_rate))
         previous_losses = losses
-    for r, trained in enumerate(models):
-        vector_to_parameters(matrix[r].detach(), trained.parameters())
-        trained.load_state_dict({name: buffer[r] for name, buffer in buffers.items()}, strict=False)
-    return histories
+    return history
+
+
+# A reader with a CPU may stop here: what follows trains several rounds as one model, which fills an
+# accelerator as a single one cannot.
+
+
+def each_round(function, tensors, generator, *arguments):
+    """function(*tensors, generator, *arguments); round by round where there is a generator each."""
+    if not isinstance(generator, list):
+        return function(*tensors, generator, *arguments)
+    rounds = zip(*(tensor.unbind(dim=1) for tensor in tensors), generator)
+    found = [function(*one, *arguments) for one in rounds]
+    return [torch.stack(parts, dim=1) for parts in zip(*found)]
+
+
+class Stack(nn.Module):
+    """R models of one architecture as one: pairs [N, R, 2, 14, 14] to [N, R] and [N, R, 2, 10].
+
+    Their parameters, gradients and buffers become views of stacked ones, so that an optimizer of
+    theirs trains the stack. On a CPU it is for float64 only: models.Convolutions defies vmap.
+    """
+
+    def __init__(self, models):
+        super().__init__()
+        parameters, buffers = torch.func.stack_module_state(models)
+        self.rounds, self.stacked = nn.ModuleList(models), parameters | buffers
+        for parameter in parameters.values():
+            parameter.grad = torch.zeros_like(parameter)
+        for r, model in enumerate(models):
+            for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+                tensor.data = self.stacked[name].detach()[r]
+                if tensor.requires_grad:
+                    tensor.grad = self.stacked[name].grad[r]
+
+    def forward(self, pairs):
+        def one(state, pairs):
+            return torch.func.functional_call(self.rounds[0], state, pairs)
+
+        by_round = pairs.transpose(0, 1).contiguous()  # a model may use view
+        return torch.vmap(one, out_dims=1, randomness="different")(self.stacked, by_round)

@@ -1,7 +1,6 @@
 """Pairs of 14x14 MNIST digits, as the course EE-559 hands them out, and their augmentation.
 
-Everything random is drawn from the `generator` that is passed; without one, from torch's global
-generator, as in the course's own helper.
+All that is random comes from the `generator` passed or, as in the course, from torch's global one.
 """
 
 import functools
@@ -19,10 +18,9 @@ import torch.nn.functional as F
 def load_mnist(root=None):
     """MNIST as (train_images, train_labels, test_images, test_labels).
 
-    Images are uint8 [60000, 28, 28] and [10000, 28, 28] in 0..255, labels int64 in 0..9. `root`
-    holds MNIST/raw/ with the four .gz files; by default it is the environment variable
-    PYTORCH_DATA_DIR or else data/ beside this file. torchvision checks their MD5 sums and
-    downloads what is missing or damaged. Raises ValueError where that fails.
+    Images are uint8 [60000, 28, 28] and [10000, 28, 28], labels int64 in 0..9. The four .gz files
+    are in MNIST/raw in `root`, the environment variable PYTORCH_DATA_DIR or data/ beside this file;
+    torchvision checks their MD5 and downloads what is missing or damaged, or raises ValueError.
     """
     try:
         from torchvision.datasets import MNIST  # here, so that a misfit is told in one line
@@ -31,28 +29,26 @@ def load_mnist(root=None):
             f"torchvision does not work with torch {torch.__version__} ({error}): "
             "python -m pip install --force-reinstall torch torchvision"
         ) from error
-    raw = Path(root or os.environ.get("PYTORCH_DATA_DIR") or Path(__file__).parent / "data")
-    raw = raw / "MNIST" / "raw"
-    with tempfile.TemporaryDirectory() as draft:  # `raw` itself may be read-only
-        try:
-            (Path(draft) / "MNIST" / "raw").mkdir(parents=True)
-            for path in raw.glob("*.gz"):
-                shutil.copy(path, Path(draft) / "MNIST" / "raw")
+    root = Path(root or os.environ.get("PYTORCH_DATA_DIR") or Path(__file__).parent / "data")
+    try:
+        with tempfile.TemporaryDirectory() as draft:  # unpacked there: `root` may be read-only
+            (Path(draft) / "MNIST/raw").mkdir(parents=True)
+            for path in (root / "MNIST/raw").glob("*.gz"):
+                shutil.copy(path, Path(draft) / "MNIST/raw")
             train, test = (MNIST(draft, train=train, download=True) for train in (True, False))
-        except (OSError, RuntimeError) as error:
-            raise ValueError(
-                f"MNIST's four files in {raw} are not all there and undamaged, and downloading "
-                f"them failed ({error}): restore them, or unset or correct PYTORCH_DATA_DIR"
-            ) from error
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"MNIST's files in {root / 'MNIST/raw'} are missing or damaged, and downloading them "
+            f"failed ({error}): restore them, or unset or correct PYTORCH_DATA_DIR"
+        ) from error
     return train.data, train.targets, test.data, test.targets
 
 
 def draw_pairs(nb, images, labels, generator=None):
-    """Draw `nb` pairs from `images` [n, 28, 28]; no image is drawn twice.
+    """Draw `nb` pairs from `images` [n, 28, 28], none of them twice; n must be 2·nb at least.
 
     Returns input float32 [nb, 2, 14, 14] in 0..255, target int64 [nb], which is 1 where the first
-    digit is less than or equal to the second, and classes int64 [nb, 2], the two digits. Raises
-    ValueError if there are not 2·nb images.
+    digit is less than or equal to the second, and classes int64 [nb, 2], the two digits.
     """
     if not 1 <= nb <= len(images) // 2:
         raise ValueError(f"cannot draw {nb} pairs from {len(images)} images")
@@ -79,9 +75,9 @@ def generate_pair_sets(nb, generator=None):
 def warp(input, generator=None, degrees=0, scale=0, shear=0, shift=0, mode="bilinear"):
     """Turn, stretch, slant and move every image of `input` [N, 2, 14, 14] by amounts of its own.
 
-    They are uniform: angles in ±degrees, factors of width and height in 1 ± scale, the slant in
-    ±shear, shifts along both axes in ±shift pixels. Values are interpolated as `mode` says, with
-    0, MNIST's background, beyond the edge. Returns a new tensor of the same shape.
+    They are uniform: angles in ±degrees, factors of width and height in 1 ± scale, slants in
+    ±shear, shifts along both axes in ±shift pixels. `mode` is F.grid_sample's; MNIST's background,
+    0, is beyond the edge. Returns a new tensor of the same shape.
     """
     images = input.reshape(-1, 1, *input.shape[2:])
     uniform = 2 * torch.rand(6, len(images), generator=generator).to(input) - 1
@@ -100,15 +96,14 @@ def distort(input, generator=None, strength=1.0, thickening=0.3, mode="bicubic")
     """A copy of `input` [N, 2, 14, 14] in which every image is distorted by amounts of its own.
 
     At strength 1 it is turned by up to 15°, stretched and slanted by up to 10% and moved by up to
-    a pixel (bicubically: bilinear interpolation blurs it). Then its strokes are thinned or
-    thickened: each pixel moves by up to `thickening` of the way to the darkest or the brightest of
-    itself and its neighbours.
+    a pixel (bicubic: bilinear blurs). Then its strokes get thinner or thicker: each pixel moves by
+    up to `thickening` of the way to the darkest or the brightest of itself and its neighbours.
     """
     images = warp(input, generator, *(strength * x for x in (15, 0.1, 0.1, 1)), mode=mode)
     uniform = 2 * torch.rand(*input.shape[:2], 1, 1, generator=generator).to(input) - 1
     thickening = thickening * strength * uniform
-    # as channels of one image, channels last, they pool ten times faster
-    channels = images.view(1, -1, *images.shape[2:]).to(memory_format=torch.channels_last)
+    channels = images.view(1, -1, *images.shape[2:])  # of one image, which pools ten times faster
+    channels = channels.to(memory_format=torch.channels_last)
     brightest = F.max_pool2d(channels, 3, 1, 1).view_as(images)
     darkest = -F.max_pool2d(-channels, 3, 1, 1).view_as(images)
     images = images + thickening.clamp(min=0) * (brightest - images)

@@ -2,14 +2,14 @@
 
 Every model maps pairs, float32 [N, 2, 14, 14] in 0..255, to two outputs:
 
-    comparison  [N]         log-odds that the first digit is less than or equal to the second:
-                            where they are positive, the model says that it is
-    digits      [N, 2, 10]  for each of the two images the scores of the ten digits: their softmax
-                            over the last dimension are probabilities
+    comparison  [N]         log-odds that the first digit is less than or equal to the second: if
+                            they are positive, the model says that it is
+    digits      [N, 2, 10]  each image's scores for the ten digits; their softmax are probabilities
 """
 
 import math
 import platform
+from functools import partial
 
 import torch
 from torch import nn
@@ -19,19 +19,13 @@ class Convolutions(nn.Sequential):
     """A Sequential that x86 CPUs run in oneDNN's own memory layout, a third faster."""
 
     def forward(self, images):
-        trainable_there = nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.ReLU
-        if (
-            platform.machine() in ("x86_64", "AMD64")
-            and torch.backends.mkldnn.enabled
-            and images.device.type == "cpu"
-            and images.dtype == torch.float32
-            and all(isinstance(layer, trainable_there) for layer in self)
-        ):
+        on_x86 = images.device.type == "cpu" and platform.machine() in ("x86_64", "AMD64")
+        trainable = nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.ReLU  # in that layout, in float32
+        if on_x86 and images.dtype == torch.float32 and all(isinstance(x, trainable) for x in self):
             return super().forward(images.to_mkldnn()).to_dense()
         return super().forward(images)
 
 
-# fmt: off
 def lenet_digit():
     """Report 1's digit net, LeNet-5 from its third layer on; 59,288 parameters.
 
@@ -44,7 +38,16 @@ def lenet_digit():
         nn.Linear(400, 120), nn.Tanh(),                  # [N, 120]
         nn.Linear(120, 82), nn.Tanh(),                   # [N, 82]
         nn.Linear(82, 10), nn.LogSoftmax(dim=1),         # [N, 10]
-    )
+    )  # fmt: skip
+
+
+def lenet_head():
+    """Report 1's comparison: its sigmoid's logit is the log-odds; 12,301 parameters."""
+    return nn.Sequential(nn.Flatten(),                   # [N, 20]
+        nn.Linear(20, 100), nn.ReLU(),                   # [N, 100]
+        nn.Linear(100, 100), nn.ReLU(),                  # [N, 100]
+        nn.Linear(100, 1), nn.Flatten(0),                # [N]
+    )  # fmt: skip
 
 
 def block(in_channels, out_channels, kernel_size, padding=0, pool=True, bias=True):
@@ -53,10 +56,7 @@ def block(in_channels, out_channels, kernel_size, padding=0, pool=True, bias=Tru
 
 
 def trunk(in_channels, out_features):
-    """Report 2's Table I up to its second linear layer.
-
-    Its "BN 64" in the third block must be 128, the number of channels there.
-    """
+    """Report 2's Table I but for its last layer; "BN 64" in its third block must be 128."""
     return nn.Sequential(                                # [N, in_channels, 14, 14]
         Convolutions(
             *block(in_channels, 16, kernel_size=2),      # [N, 16, 6, 6]
@@ -66,14 +66,11 @@ def trunk(in_channels, out_features):
         nn.Flatten(),                                    # [N, 512]
         nn.Linear(512, 64),                              # [N, 64]
         nn.Linear(64, out_features),                     # [N, out_features]
-    )
+    )  # fmt: skip
 
 
 def posterior_digit():
-    """Our own digit net; 66,170 parameters.
-
-    The digits have margins around them, so that they lose nothing where there is no padding.
-    """
+    """Our own digit net; 66,170 parameters."""
     settings = {"kernel_size": 3, "bias": False}
     return nn.Sequential(                                # [N, 1, 14, 14]
         Convolutions(
@@ -83,20 +80,7 @@ def posterior_digit():
             *block(64, 64, pool=False, **settings),      # [N, 64, 3, 3]
         ),
         nn.Flatten(), nn.Linear(576, 10),                # [N, 10]
-    )
-
-
-def lenet_head():
-    """Report 1's comparison of two digits' log-probabilities; 12,301 parameters.
-
-    It ends in the logit of the report's sigmoid, which is the log-odds.
-    """
-    return nn.Sequential(nn.Flatten(),                   # [N, 20]
-        nn.Linear(20, 100), nn.ReLU(),                   # [N, 100]
-        nn.Linear(100, 100), nn.ReLU(),                  # [N, 100]
-        nn.Linear(100, 1), nn.Flatten(0),                # [N]
-    )
-# fmt: on
+    )  # fmt: skip
 
 
 class TwoLogits(nn.Linear):
@@ -114,40 +98,29 @@ class TwoLogits(nn.Linear):
         return less_or_equal - greater
 
 
-class Likeliest(nn.Module):
+def likeliest(digits):
     """Report 1's comparison of the two likeliest digits (section V), certain of itself: ±inf."""
-
-    def forward(self, digits):
-        first, second = digits.argmax(dim=2).unbind(dim=1)
-        return torch.where(first <= second, math.inf, -math.inf)
+    first, second = digits.argmax(dim=2).unbind(dim=1)
+    return torch.where(first <= second, math.inf, -math.inf)
 
 
-class Posterior(nn.Module):
-    """P(a ≤ b) = Σ_i Σ_{j≥i} p_i q_j: p and q are the softmax of the two digits' scores, times
-    `sharpness`.
+def closed_form(digits, sharpness=1.0):
+    """P(a ≤ b) = Σ_i Σ_{j≥i} p_i q_j: p and q are the softmax of the two digits' scores.
 
-    Label smoothing makes scores too timid for probabilities; a sharpness above 1 makes up for it.
+    Label smoothing makes scores too timid for that; `sharpness`, which multiplies them, helps.
     """
-
-    def __init__(self, sharpness=1.0):
-        super().__init__()
-        self.sharpness = sharpness
-
-    def forward(self, digits):
-        log_p, log_q = (self.sharpness * digits).log_softmax(dim=2).unbind(dim=1)
-        log_joint = log_p.unsqueeze(2) + log_q.unsqueeze(1)  # [N, 10, 10]: a = i and b = j
-        less_or_equal = torch.ones_like(log_joint[0]).triu()  # 1 where i ≤ j
-        log_yes = (log_joint + less_or_equal.log()).logsumexp(dim=(1, 2))
-        log_no = (log_joint + (1 - less_or_equal).log()).logsumexp(dim=(1, 2))
-        return log_yes - log_no
+    log_p, log_q = (sharpness * digits).log_softmax(dim=2).unbind(dim=1)
+    log_joint = log_p.unsqueeze(2) + log_q.unsqueeze(1)  # [N, 10, 10]: a = i and b = j
+    yes = torch.ones_like(log_joint[0]).triu()  # 1 where i ≤ j
+    log_yes, log_no = ((log_joint + x.log()).logsumexp(dim=(1, 2)) for x in (yes, 1 - yes))
+    return log_yes - log_no
 
 
 class Separate(nn.ModuleList):
     """Two digit nets, one for each image."""
 
     def forward(self, pairs):
-        images = pairs.split(1, dim=1)
-        return torch.stack([net(image) for net, image in zip(self, images, strict=True)], dim=1)
+        return torch.stack([net(x) for net, x in zip(self, pairs.split(1, dim=1))], dim=1)
 
 
 class Shared(nn.Sequential):
@@ -181,15 +154,14 @@ def sub_lenet5_ws():
 
 def sub_lenet5_ws_al():
     """Report 1, section V: weight sharing, no head; 59,288 parameters."""
-    return Model(Shared(lenet_digit()), Likeliest())
+    return Model(Shared(lenet_digit()), likeliest)
 
 
 def baseline():
     """Report 2's baseline, which sees the pair as one image of two channels; 71,790 parameters.
 
-    The report prints 71,140, the siamese model's count and 64 weights for the second channel. But
-    no trunk of this kind has so many: with 20 outputs, which the auxiliary loss reads as two
-    digits, it is 71,790, with 10 it would be 71,120.
+    The report prints 71,140, the siamese model's 71,076 and 64 weights for the second channel, but
+    no such trunk has so many: with 20 outputs, read as two digits, it is 71,790, with 10 71,120.
     """
     return Model(nn.Sequential(trunk(2, 20), nn.Unflatten(1, (2, 10))), TwoLogits())
 
@@ -201,4 +173,4 @@ def siamese():
 
 def posterior():
     """Our own: a shared digit net, and the comparison in closed form; 66,170 parameters."""
-    return Model(Shared(posterior_digit()), Posterior(sharpness=2.0))
+    return Model(Shared(posterior_digit()), partial(closed_form, sharpness=2.0))

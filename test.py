@@ -1,10 +1,7 @@
 """Train every model for 20 rounds and print the mean ± standard deviation of its test error.
 
-    python test.py                                  every row of the table, on the best device
-    python test.py --models siamese --rounds 2      a quick look
-    torchrun --nproc-per-node 4 test.py             the rounds shared by 4 processes or GPUs
-
-To try other hyperparameters, edit the table below in place.
+To try other hyperparameters, edit the table below in place; for a quick look, for example,
+`python test.py --models siamese --rounds 2`.
 """
 
 import argparse
@@ -21,20 +18,17 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
-from functools import partial
-from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import torch
 
 import models
-from data import generate_pair_sets, load_mnist
+from data import generate_pair_sets
 from train import Stack, train
 
-# A row is an experiment: a name of its own, a model of models.py, those of train's arguments that
-# differ from their defaults, which stand in its signature in train.py, and the error in percent
-# that the report has for it (report 1: Fig. 2, best epochs at a constant rate; report 2: Table II).
-# fmt: off
+# A row is an experiment: a name, a model of models.py, the arguments of train that differ from the
+# defaults in its signature (train.py), and the error in percent that the report prints (report 1:
+# Fig. 2, best epochs at a constant rate; report 2: Table II).
 EXPERIMENTS = dict(
     sub_lenet5=dict(model=models.sub_lenet5, reported=17.93,
                     learning_rate=0.01, batch_size=250, schedule="adaptive"),
@@ -48,20 +42,20 @@ EXPERIMENTS = dict(
     siamese=dict(model=models.siamese, rotation=5, reported=17.0),
     siamese_al=dict(model=models.siamese, rotation=5, digit_weight=1, reported=15.0),
     posterior=dict(model=models.posterior, comparison_weight=0, digit_weight=1, copies=2,
-                   optimizer="adamw", learning_rate=0.03, weight_decay=0.1, schedule="one-cycle",
-                   label_smoothing=0.1),
-)
-# fmt: on
+                   label_smoothing=0.1, optimizer="AdamW", learning_rate=0.03, weight_decay=0.1,
+                   schedule="one-cycle"),
+)  # fmt: skip
 LAYOUT = "{:<18}{:>11}{:>16}{:>16}{:>13}{:>10}"
 
 
-def train_rounds(row, seeds, nb_pairs, device):
-    """Train a row of the table once for each of `seeds`: [(model, its pairs, its history), ...].
+def run_rounds(name, row, seeds, nb_pairs, device, folder=None, look=None):
+    """Train a row of the table once for each of `seeds` and return what is kept of each round.
 
-    All of a round is drawn from its seed, first the pairs, which are those of the course's
-    generate_pair_sets under torch.manual_seed(seed).
+    All of a round is drawn from its seed, first the pairs, the course's under torch.manual_seed(
+    seed). Several rounds train as one stack. What look(model, pairs) returns is kept, too.
     """
-    arguments = {name: row[name] for name in row if name not in ("model", "reported")}
+    start, outcomes = time.perf_counter(), []
+    arguments = {key: row[key] for key in row if key not in ("model", "reported")}
     trained, pairs, generators = [], [], []
     with torch.random.fork_rng(devices=[]):  # gives the global generator back as it was
         for seed in seeds:
@@ -72,30 +66,25 @@ def train_rounds(row, seeds, nb_pairs, device):
             trained.append(row["model"]().to(device))
             generators.append(torch.Generator().manual_seed(training_seed))
         if len(seeds) == 1:
-            history = train(trained[0], pairs[0][:3], pairs[0][3:], generators[0], **arguments)
-            return [(trained[0], pairs[0], history)]
-        sets = [torch.stack(tensors, dim=1) for tensors in zip(*pairs)]
-        history = train(Stack(trained), sets[:3], sets[3:], generators, **arguments)
-    histories = [{key: [x[r] for x in history[key]] for key in history} for r in range(len(seeds))]
-    return list(zip(trained, pairs, histories))
-
-
-def run_rounds(name, row, seeds, nb_pairs, device, folder=None):
-    """Train as train_rounds does and return what the results file keeps of each round."""
-    start, outcomes = time.perf_counter(), []
-    rounds = train_rounds(row, seeds, nb_pairs, device)
+            model, sets = trained[0], pairs[0]
+            histories = [train(model, sets[:3], sets[3:], generators[0], **arguments)]
+        else:
+            sets = [torch.stack(tensors, dim=1) for tensors in zip(*pairs)]
+            history = train(Stack(trained), sets[:3], sets[3:], generators, **arguments)
+            by_round = [zip(*values) for values in history.values()]
+            histories = [dict(zip(history, columns)) for columns in zip(*by_round)]
     seconds = (time.perf_counter() - start) / len(seeds)
-    for seed, (model, _, history) in zip(seeds, rounds):
+    for seed, model, own_pairs, history in zip(seeds, trained, pairs, histories):
         if folder:
             weights = {key: value.cpu().clone() for key, value in model.state_dict().items()}
             torch.save(weights, folder / f"{name}-{seed}.pt")
-        for values in history.values():  # JSON has no inf and no nan
-            values[:] = [value if math.isfinite(value) else None for value in values]
+        for key, values in history.items():  # JSON has no inf and no nan
+            history[key] = [value if math.isfinite(value) else None for value in values]
         errors = history.pop("test_error")
         best = min((error for error in errors if error is not None), default=None)
         outcome = {"test_error": errors[-1], "best_test_error": best, "seconds": seconds}
         outcome |= {"test_error_by_epoch": errors, "diverged": None in errors + history["loss"]}
-        outcomes.append(outcome | history)
+        outcomes.append(outcome | history | (look(model, own_pairs) if look else {}))
     return outcomes
 
 
@@ -154,10 +143,8 @@ def table(results):
     for name, entry in results["models"].items():
         state = entry.get("diverged", [None] * environment["rounds"])
         good = [r for r, diverged in enumerate(state) if diverged is False]
-        last, best, seconds = (
-            [entry[key][r] for r in good] for key in ("test_error", "best_test_error", "seconds")
-        )
-        seconds = f"{statistics.mean(seconds):.2f}" if seconds else "n/a"
+        last, best = ([entry[key][r] for r in good] for key in ("test_error", "best_test_error"))
+        seconds = f"{statistics.mean(entry['seconds'][r] for r in good):.2f}" if good else "n/a"
         reported = "" if entry["reported"] is None else f"{entry['reported']:.2f}"
         columns = f"{entry['parameters']:,}", percent(last), percent(best), reported, seconds
         line = LAYOUT.format(name, *columns)
@@ -210,10 +197,10 @@ def keep(finished, nb_jobs, results, path):
                 results["models"][name].setdefault(key, missing)[r] = value
         results["complete"] = done == nb_jobs
         write_results(path, results)
-        error = percent([x["test_error"] for x in outcomes if not x["diverged"]])
         left = round((time.monotonic() - start) / done * (nb_jobs - done))
-        text = f"{name}, round {', '.join(map(str, rounds))}: {error}"
-        text += f"; {done} of {nb_jobs} done, about {left // 60}:{left % 60:02} left"
+        text = percent([x["test_error"] for x in outcomes if not x["diverged"]])
+        text = f"{name}, round {', '.join(map(str, rounds))}: error {text} %; {done} of {nb_jobs} "
+        text += f"jobs done, about {left // 60}:{left % 60:02} left"
         say(text, end="\033[K\r" if sys.stderr.isatty() else "\n")  # on a terminal one line only
 
 
@@ -231,67 +218,47 @@ def whole(text, low=1, high=10**6):
 
 
 def parse_arguments():
-    """The command line, checked."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
-    parser.error, add = fail, parser.add_argument
-    # fmt: off
-    add("--models", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS), metavar="KEY",
-        help=f"rows of the table: {', '.join(EXPERIMENTS)}")
+    parser.error, add, keys = fail, parser.add_argument, list(EXPERIMENTS)
+    add("--models", nargs="+", choices=keys, default=keys, metavar="KEY", help=", ".join(keys))
     add("--rounds", type=whole, default=20, metavar="N", help="trainings of each model (20)")
     add("--epochs", type=whole, metavar="N", help="epochs of every model, instead of the table's")
-    add("--pairs", type=partial(whole, high=5000), default=1000, metavar="N",
-        help="pairs to train on, and as many to test on (1000)")
-    add("--seed", type=partial(whole, low=0, high=2**31), default=0, metavar="N",
-        help="round r draws its data from N + r (0)")
-    add("--device", default="auto", help="auto (the best there is), cpu, cuda, mps, ...")
+    add("--pairs", type=whole, default=1000, metavar="N", help="to train on, and to test on (1000)")
+    add("--seed", type=lambda text: whole(text, 0), default=0, metavar="N", help="of round 0 (0)")
+    add("--device", default="auto", metavar="NAME", help="auto (the best there is), cpu, cuda, ...")
     add("--workers", type=whole, metavar="N", help="processes, on the CPU (one per core)")
-    add("--output", type=Path, default=Path("results.json"), metavar="FILE",
-        help="results as JSON (results.json); an earlier file is moved aside")
-    add("--save", type=Path, metavar="FOLDER", help="keep each round's weights there")
-    # fmt: on
-    options = parser.parse_args()
-    try:
-        if options.device == "auto":
-            found = torch.accelerator.is_available() and torch.accelerator.current_accelerator()
-            options.device = found.type if found else "cpu"
-        torch.zeros(1, device=options.device).item()
-        options.device = options.device.replace("cpu:0", "cpu")
-        if options.device != "cpu" and "LOCAL_RANK" in os.environ:  # torchrun's: a GPU each
-            local_rank = int(os.environ["LOCAL_RANK"])
-            torch.accelerator.set_device_index(local_rank % torch.accelerator.device_count())
-    except Exception:  # each backend has its own
-        fail(f"--device {options.device} is not one that torch can use here")
-    if options.workers and (options.device != "cpu" or "RANK" in os.environ):
-        fail("--workers is for the CPU without torchrun, leave it out")
-    try:
-        if options.output.suffix != ".json" or options.output.exists() != options.output.is_file():
-            fail(f"--output {options.output} must be a file, its name ending in .json")
-        if options.save and options.save.exists() and any(options.save.iterdir()):
-            fail(f"--save {options.save} must be a new folder, or an empty one")
-    except OSError as error:
-        fail(error)
-    return options
+    add("--output", type=Path, default="results.json", metavar="FILE", help="(results.json)")
+    add("--save", type=Path, metavar="FOLDER", help="a new folder for each round's weights")
+    return parser.parse_args()
 
 
-def check_rows(options, stack):
-    """The rows to run, and `stack`, or else 1: how many rounds are to train as one.
+def find_device(name):
+    """`name`, or the best device there is if that is "auto"; raises what torch raises."""
+    if name == "auto":
+        found = torch.accelerator.is_available() and torch.accelerator.current_accelerator()
+        name = found.type if found else "cpu"
+    if "LOCAL_RANK" in os.environ and not name.startswith("cpu"):  # torchrun's: a GPU each
+        torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
+    torch.zeros(1, device=name).item()
+    return name.replace("cpu:0", "cpu")
 
-    Each row trains once, on eight pairs, before anything is written: what is wrong shows then.
-    """
+
+def check_rows(options, device, stack):
+    """The rows to run, and how many rounds are to train as one: `stack`, or 1 where that fails."""
     rows, changes = {}, {"epochs": options.epochs, "reported": None} if options.epochs else {}
-    for name in [name for name in EXPERIMENTS if name in options.models]:
+    for name in options.models:  # each trains once, on eight pairs, to see what is wrong with it
         try:
             rows[name] = EXPERIMENTS[name] | changes
-            run_rounds(name, rows[name], [options.seed], 8, options.device)
-            ForkingPickler.dumps(rows[name])  # as a worker gets it
+            run_rounds(name, rows[name], [options.seed], 8, device)
+            multiprocessing.reduction.ForkingPickler.dumps(rows[name])  # as a worker gets it
             f"{rows[name].get('reported') or 0:.2f}"  # as the table prints it
         except Exception as error:
-            fail(f"row {name}: {type(error).__name__}: {error}")
+            raise ValueError(f"row {name}: {type(error).__name__}: {error}") from error
         try:
             if stack > 1:
-                run_rounds(name, rows[name], list(range(stack)), 8, options.device)
+                run_rounds(name, rows[name], list(range(stack)), 8, device)
         except Exception as error:
-            say(f"{options.device} trains round by round, as a stack {name} fails: {error}")
+            say(f"{device} trains round by round, as a stack {name} fails: {error}")
             stack = 1
     return rows, stack
 
@@ -299,46 +266,46 @@ def check_rows(options, stack):
 def main():
     options = parse_arguments()
     torch.set_num_threads(1)  # a process with more cannot be forked
-    device, path, rounds = options.device, options.output, options.rounds
-    torchrun, rank, world = "TORCHELASTIC_RUN_ID" in os.environ, 0, 1
-    if torchrun:
-        rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if rank == 0:
-        say(f"{len(options.models)} models, {rounds} rounds, device {device}; checking every row")
+    path, rounds, torchrun = options.output, options.rounds, "TORCHELASTIC_RUN_ID" in os.environ
+    rank, world = (int(os.environ[x]) for x in ("RANK", "WORLD_SIZE")) if torchrun else (0, 1)
     try:
-        load_mnist()
-    except ValueError as error:
-        fail(error)
-    stack = 1 if device == "cpu" else min(20, math.ceil(rounds * len(options.models) / world))
-    rows, stack = check_rows(options, min(stack, rounds))
-    seeds, jobs = [options.seed + r for r in range(rounds)], []
-    for r in range(0, rounds, stack):  # a round of every model, the next round of every model, ...
-        for name, row in rows.items():
-            jobs.append((name, row, seeds[r : r + stack], options.pairs, device, options.save))
-    if torchrun:
-        finished = run_under_torchrun(run_rounds, jobs, rank)
-    elif device == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        world = min(options.workers or cores, len(jobs))
-        finished = run_in_workers(run_rounds, jobs, world)
-    else:
-        finished = ((job, run_rounds(*job)) for job in jobs)
-    if rank:
-        list(finished)  # rank 0 keeps and prints them
-        return
-    results = new_results(rows, device, world, options.seed, rounds, options.pairs)
-    try:
-        aside, n = path, 0
-        while aside.exists():
-            n += 1
-            aside = path.with_stem(f"{path.stem}-{n}")
-        if n:
-            say(f"the earlier {path} is now {path.rename(aside)}")
+        device = find_device(options.device)
+        if options.workers and (device != "cpu" or torchrun):
+            raise ValueError("--workers is for the CPU without torchrun, leave it out")
+        if path.suffix != ".json" or path.exists() != path.is_file():
+            raise ValueError(f"--output {path} must be a file, its name ending in .json")
+        if options.save and options.save.exists() and any(options.save.iterdir()):
+            raise ValueError(f"--save {options.save} is not empty, name a new folder")
+        if rank == 0:
+            say(f"{len(options.models)} models, {rounds} rounds, {device}; checking every row")
+        generate_pair_sets(options.pairs)
+        stack = 1 if device == "cpu" else math.ceil(rounds * len(options.models) / world)
+        rows, stack = check_rows(options, device, min(stack, rounds, 20))
+        seeds, jobs = [options.seed + r for r in range(rounds)], []
+        for r in range(0, rounds, stack):  # a round of every model, the next of every model, ...
+            for name, row in rows.items():
+                jobs.append((name, row, seeds[r : r + stack], options.pairs, device, options.save))
         if options.save:
             options.save.mkdir(parents=True, exist_ok=True)
+        if torchrun:
+            finished = run_under_torchrun(run_rounds, jobs, rank)
+        elif device == "cpu":
+            cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+            world = min(options.workers or cores, len(jobs))
+            finished = run_in_workers(run_rounds, jobs, world)
+        else:
+            finished = ((job, run_rounds(*job)) for job in jobs)
+        if rank:  # of several; rank 0 keeps and prints them
+            return list(finished)
+        results = new_results(rows, device, world, options.seed, rounds, options.pairs)
+        aside, n = path.resolve(), 0
+        while aside.exists():
+            aside, n = path.with_stem(f"{path.stem}-{n + 1}"), n + 1
+        if n:
+            say(f"the earlier {path} is now {path.resolve().rename(aside)}")
         write_results(path, results)
-    except OSError as error:
-        fail(f"--output or --save cannot be written: {error}")
+    except Exception as error:  # each of torch's backends has its own
+        fail(error)
     code = 0
     try:
         keep(finished, len(jobs), results, path)

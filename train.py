@@ -1,30 +1,24 @@
-"""Training: one model on one set of pairs, or, at the end of the file, several as a stack.
+"""Training: one model on one set of pairs or, at the end of the file, several as a stack.
 
-Tensors of a single round have the pairs as their first axis: [N, ...]. Those of a stack of R rounds
-have the rounds as their second: [N, R, ...]. A mean or a sum over axis 0 therefore serves both, and
-losses and errors have the shape [] of a single number or [R].
+Tensors of one round have the pairs as their first axis, [N, ...]; those of a stack of R rounds have
+the rounds as their second, [N, R, ...]. Means and sums over axis 0 serve both: [] or [R].
 """
 
 import math
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 import data
-
-OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-SCHEDULES = "constant", "adaptive", "one-cycle"
 
 
 def total_loss(comparison, digits, target, classes, comparison_weight, digit_weight, smoothing=0):
     """The weighted sum of the main and the auxiliary loss, means over the pairs: [] or [R].
 
-    Main: binary cross-entropy of `comparison` [N] with `target` [N]. Auxiliary: cross-entropy of
-    `digits` [N, 2, 10] with `classes` [N, 2], first digit plus second (report 1, section V; report
-    2, section II.4), with label smoothing (Szegedy et al., 2016). Of log-probabilities it is the
-    negative log-likelihood: a second log-softmax changes nothing. A loss of weight 0 is left out.
+    Main: binary cross-entropy of `comparison` [N] with `target` [N]. Auxiliary: cross-entropy, with
+    label smoothing, of `digits` [N, 2, 10] with `classes` [N, 2], first digit plus second (report
+    1, section V; report 2, section II.4); of log-probabilities it is the negative log-likelihood.
     """
     if comparison.shape != target.shape or digits.shape != (*classes.shape, 10):
         shapes = [tuple(tensor.shape) for tensor in (comparison, digits)]
@@ -73,10 +67,10 @@ def train(
     test_set,
     generator=None,
     *,
-    optimizer="adam",  # or "adamw", "sgd"
+    optimizer="Adam",  # or "AdamW", "SGD": a class of torch.optim
     learning_rate=0.001,  # of "one-cycle" the highest
     weight_decay=0.0,
-    momentum=0.0,  # of "sgd"
+    momentum=0.0,  # of "SGD"
     schedule="constant",  # or "adaptive" (report 1, section VII), "one-cycle" (Smith, 2018)
     lowest_rate=1e-4,  # of "adaptive"; without it sub_lenet5_ws, which starts here, ends at chance
     batch_size=100,  # pairs
@@ -88,24 +82,20 @@ def train(
     copies=0,  # if not 0, every epoch but the last trains on so many freshly distorted copies
     distort=data.distort,  # what distorts them: input, generator -> a new input
 ):
-    """Train `model` in place; return its history, of each name a list with a value for each epoch.
+    """Train `model` in place; return its history, by name a list with a value for each epoch.
 
     "loss" is the mean over the epoch's pairs, "train_error" the error on its batches as they were
-    trained on, "test_error" that on `test_set` after it, both 0 to 1 or NaN; "learning_rate" is
-    that of its first step.
-
-    `train_set` is train_input, train_target and train_classes, `test_set` test_input, test_target
-    and whatever follows, as generate_pair_sets returns them, on the model's device. `generator`, on
-    the CPU, draws augmentation and order; without one, torch's global generator does. Raises
+    trained on, "test_error" that on `test_set` after it, both 0 to 1, or NaN; "learning_rate" is
+    that of its first step. `train_set` and `test_set` are the first and the last three tensors that
+    generate_pair_sets returns, on the model's device (the last one is not looked at). `generator`,
+    on the CPU, draws augmentation and order; without one, torch's global generator does. Raises
     ValueError, or what torch raises, where an argument makes no sense.
     """
     for name, value in {"batch_size": batch_size, "epochs": epochs}.items():
         if type(value) is not int or value < 1:
             raise ValueError(f"{name} is {value!r}, it must be a whole number above 0")
-    if optimizer not in OPTIMIZERS:
-        raise ValueError(f"optimizer is {optimizer!r}, it must be one of {', '.join(OPTIMIZERS)}")
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule is {schedule!r}, it must be one of {', '.join(SCHEDULES)}")
+    if schedule not in ("constant", "adaptive", "one-cycle"):
+        raise ValueError(f"schedule is {schedule!r}, it must be constant, adaptive or one-cycle")
     if not (comparison_weight >= 0 and digit_weight >= 0 and comparison_weight + digit_weight > 0):
         raise ValueError("comparison_weight and digit_weight must be 0 or more, and not both 0")
     weights = comparison_weight, digit_weight, label_smoothing
@@ -115,7 +105,7 @@ def train(
     groups = [{"params": one.parameters()} for one in getattr(model, "rounds", [model])]
     settings = {"momentum": momentum} if momentum else {}  # only SGD takes it
     settings |= {"lr": learning_rate, "weight_decay": weight_decay, "fused": True}
-    optimizer = OPTIMIZERS[optimizer](groups, **settings)
+    optimizer = getattr(torch.optim, optimizer)(groups, **settings)
     if schedule == "one-cycle":
         steps = sum(math.ceil(max(1, n) * len(train_set[0]) / batch_size) for n in copies_by_epoch)
         cycle = OneCycleLR(optimizer, learning_rate, total_steps=steps, cycle_momentum=False)
@@ -142,15 +132,14 @@ def train(
             history[name].append(value.tolist())
         losses = losses.view(-1).tolist()
         if schedule == "adaptive":  # halve the rate where the loss fell by less than 3%
-            for group, loss, previous in zip(optimizer.param_groups, losses, previous_losses):
-                if loss > (1 - 0.03) * previous:
+            for group, now, before in zip(optimizer.param_groups, losses, previous_losses):
+                if now > (1 - 0.03) * before:
                     group["lr"] = max(group["lr"] / 2, min(group["lr"], lowest_rate))
         previous_losses = losses
     return history
 
 
-# A reader with a CPU may stop here: what follows trains several rounds as one model, which fills an
-# accelerator as a single one cannot.
+# What follows trains several rounds as one model, which fills an accelerator; not used on a CPU.
 
 
 def each_round(function, tensors, generator, *arguments):
@@ -162,7 +151,7 @@ def each_round(function, tensors, generator, *arguments):
     return [torch.stack(parts, dim=1) for parts in zip(*found)]
 
 
-class Stack(nn.Module):
+class Stack(torch.nn.Module):
     """R models of one architecture as one: pairs [N, R, 2, 14, 14] to [N, R] and [N, R, 2, 10].
 
     Their parameters, gradients and buffers become views of stacked ones, so that an optimizer of
@@ -172,7 +161,7 @@ class Stack(nn.Module):
     def __init__(self, models):
         super().__init__()
         parameters, buffers = torch.func.stack_module_state(models)
-        self.rounds, self.stacked = nn.ModuleList(models), parameters | buffers
+        self.rounds, self.stacked = torch.nn.ModuleList(models), parameters | buffers
         for parameter in parameters.values():
             parameter.grad = torch.zeros_like(parameter)
         for r, model in enumerate(models):

@@ -1,7 +1,6 @@
 """Train every model for 20 rounds and print the mean ± standard deviation of its test error.
 
-To try other hyperparameters, edit the table below in place; for a quick look, for example,
-`python test.py --models siamese --rounds 2`.
+To try other hyperparameters, edit the table below in place.
 """
 
 import argparse
@@ -95,8 +94,7 @@ def start_worker():
 
 
 def run_in_workers(function, jobs, workers, method=None):
-    """Yield (job, function(*job)) as each of `jobs` ends, in `workers` processes, which it stops if
-    it is left early."""
+    """Yield (job, function(*job)) as each ends, in `workers` processes; left early, stop them."""
     if method is None:  # a forked worker has all loaded, but cannot train where there is a GPU
         forks = sys.platform == "linux" and not torch.accelerator.is_available()
         method = "fork" if forks else "spawn"
@@ -113,8 +111,7 @@ def run_in_workers(function, jobs, workers, method=None):
 
 
 def run_under_torchrun(function, jobs, rank):
-    """Yield like run_in_workers: each of torchrun's processes takes the next job that is left, and
-    rank 0 yields them all."""
+    """Yield so in rank 0; every process of torchrun's takes the next job that is left."""
     store = next(torch.distributed.rendezvous("env://"))[0]
     missing = list(range(len(jobs))) if rank == 0 else []
     while (n := store.add("taken", 1) - 1) < len(jobs) or missing:
@@ -186,8 +183,7 @@ def say(text, end="\n"):
 
 
 def keep(finished, nb_jobs, results, path):
-    """Write to `path` what run_in_workers or run_under_torchrun yields, as it comes, and tell each
-    job's test error and what time is left."""
+    """Write to `path` what `finished` yields, as it comes; tell each error and the time left."""
     start, environment = time.monotonic(), results["environment"]
     for done, ((name, _, seeds, *_), outcomes) in enumerate(finished, 1):
         rounds = [seed - environment["seed"] for seed in seeds]
@@ -198,9 +194,9 @@ def keep(finished, nb_jobs, results, path):
         results["complete"] = done == nb_jobs
         write_results(path, results)
         left = round((time.monotonic() - start) / done * (nb_jobs - done))
-        text = percent([x["test_error"] for x in outcomes if not x["diverged"]])
-        text = f"{name}, round {', '.join(map(str, rounds))}: error {text} %; {done} of {nb_jobs} "
-        text += f"jobs done, about {left // 60}:{left % 60:02} left"
+        error = percent([x["test_error"] for x in outcomes if not x["diverged"]])
+        text = f"{name}, round {', '.join(map(str, rounds))}: {error.removesuffix(' ± n/a')} %; "
+        text += f"{done} of {nb_jobs} done, about {left // 60}:{left % 60:02} left"
         say(text, end="\033[K\r" if sys.stderr.isatty() else "\n")  # on a terminal one line only
 
 
@@ -278,7 +274,7 @@ def main():
             raise ValueError(f"--save {options.save} is not empty, name a new folder")
         if rank == 0:
             say(f"{len(options.models)} models, {rounds} rounds, {device}; checking every row")
-        generate_pair_sets(options.pairs)
+        generate_pair_sets(options.pairs)  # reads MNIST, or says why it cannot
         stack = 1 if device == "cpu" else math.ceil(rounds * len(options.models) / world)
         rows, stack = check_rows(options, device, min(stack, rounds, 20))
         seeds, jobs = [options.seed + r for r in range(rounds)], []
@@ -298,11 +294,11 @@ def main():
         if rank:  # of several; rank 0 keeps and prints them
             return list(finished)
         results = new_results(rows, device, world, options.seed, rounds, options.pairs)
-        aside, n = path.resolve(), 0
+        earlier, aside, n = path.resolve(), path.resolve(), 0
         while aside.exists():
-            aside, n = path.with_stem(f"{path.stem}-{n + 1}"), n + 1
+            aside, n = earlier.with_stem(f"{earlier.stem}-{n + 1}"), n + 1
         if n:
-            say(f"the earlier {path} is now {path.resolve().rename(aside)}")
+            say(f"the earlier {path} is now {earlier.rename(aside)}")
         write_results(path, results)
     except Exception as error:  # each of torch's backends has its own
         fail(error)

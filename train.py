@@ -103,8 +103,8 @@ def train(
         train_set = each_round(data.add_rotated, train_set, generator, rotation)
     copies_by_epoch = [copies] * (epochs - 1) + [0]
     groups = [{"params": one.parameters()} for one in getattr(model, "rounds", [model])]
-    settings = {"momentum": momentum} if momentum else {}  # only SGD takes it
-    settings |= {"lr": learning_rate, "weight_decay": weight_decay, "fused": True}
+    settings = {"lr": learning_rate, "weight_decay": weight_decay, "fused": True}
+    settings |= {"momentum": momentum} if momentum else {}  # which only SGD takes
     optimizer = getattr(torch.optim, optimizer)(groups, **settings)
     if schedule == "one-cycle":
         steps = sum(math.ceil(max(1, n) * len(train_set[0]) / batch_size) for n in copies_by_epoch)

@@ -29,13 +29,12 @@ class Convolutions(nn.Sequential):
 def lenet_digit():
     """Report 1's digit net, LeNet-5 from its third layer on; 59,288 parameters.
 
-    The report says 84 units where there are 82 here, but only 82 gives the three parameter counts
-    that it prints. The second convolution is as large as its 5x5 input, hence a linear layer.
+    The report says 84 units where these are 82, but only 82 gives the counts that it prints.
     """
     return nn.Sequential(                                # [N, 1, 14, 14]
         nn.Conv2d(1, 16, kernel_size=5), nn.Tanh(),      # [N, 16, 10, 10]
         nn.AvgPool2d(2), nn.Flatten(),                   # [N, 400]
-        nn.Linear(400, 120), nn.Tanh(),                  # [N, 120]
+        nn.Linear(400, 120), nn.Tanh(),                  # [N, 120], the convolution of all 5x5
         nn.Linear(120, 82), nn.Tanh(),                   # [N, 82]
         nn.Linear(82, 10), nn.LogSoftmax(dim=1),         # [N, 10]
     )  # fmt: skip
@@ -127,7 +126,7 @@ class Shared(nn.Sequential):
     """Weight sharing: one digit net for both images."""
 
     def forward(self, pairs):
-        return super().forward(pairs.view(-1, 1, 14, 14)).view(-1, 2, 10)
+        return super().forward(pairs.reshape(-1, 1, 14, 14)).view(-1, 2, 10)
 
 
 class Model(nn.Module):

@@ -95,10 +95,9 @@ def start_worker():
 
 def run_in_workers(function, jobs, workers, method=None):
     """Yield (job, function(*job)) as each ends, in `workers` processes; left early, stop them."""
-    if method is None:  # a forked worker has all loaded, but cannot train where there is a GPU
-        forks = sys.platform == "linux" and not torch.accelerator.is_available()
-        method = "fork" if forks else "spawn"
-    context = multiprocessing.get_context(method)
+    # a forked worker has all loaded, but where torch knows a GPU it cannot train
+    forks = sys.platform == "linux" and not torch.accelerator.is_available()
+    context = multiprocessing.get_context(method or ("fork" if forks else "spawn"))
     with ProcessPoolExecutor(workers, context, start_worker) as pool:
         try:
             futures = {pool.submit(function, *job): job for job in jobs}
@@ -241,7 +240,9 @@ def find_device(name):
 
 def check_rows(options, device, stack):
     """The rows to run, and how many rounds are to train as one: `stack`, or 1 where that fails."""
-    rows, changes = {}, {"epochs": options.epochs, "reported": None} if options.epochs else {}
+    rows, changes = {}, {"epochs": options.epochs} if options.epochs else {}
+    if changes or options.pairs != 1000:  # not what the reports did
+        changes["reported"] = None
     for name in options.models:  # each trains once, on eight pairs, to see what is wrong with it
         try:
             rows[name] = EXPERIMENTS[name] | changes

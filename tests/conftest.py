@@ -15,5 +15,5 @@ def mnist():
 
 
 @pytest.fixture(scope="session")
-def pair_sets(mnist):
-    return data.generate_pair_sets(1000, torch.Generator().manual_seed(0), mnist)
+def pair_sets():
+    return data.generate_pair_sets(1000, torch.Generator().manual_seed(0))

@@ -91,7 +91,9 @@ def test_what_is_printed(two_models):
 
 
 @pytest.mark.parametrize("key", ["siamese_al", "sub_lenet5_ws_al"])
-def test_alone_and_with_another_number_of_workers_the_numbers_are_the_same(key, two_models, tmp_path):
+def test_alone_and_with_another_number_of_workers_the_numbers_are_the_same(
+    key, two_models, tmp_path
+):
     options = ("--models", key, "--rounds", 2, "--epochs", 1, "--seed", 5)
     alone = results(tmp_path / "alone.json", *options, "--workers", 1, "--device", "cpu")
     assert errors(alone, key) == errors(two_models[1], key)
@@ -178,7 +180,17 @@ def test_diverging_rounds_are_counted(tmp_path, monkeypatch, capsys):
     row = ("sgd", 1e6, "constant", 500, 2, 1.0, 0.0, 0.0, 0, 0)
     monkeypatch.setitem(test.EXPERIMENTS, "siamese", row)
     path = tmp_path / "results.json"
-    options = ["--models", "siamese", "sub_lenet5_ws_al", "--rounds", "2", "--epochs", "2", "--device", "cpu"]
+    options = [
+        "--models",
+        "siamese",
+        "sub_lenet5_ws_al",
+        "--rounds",
+        "2",
+        "--epochs",
+        "2",
+        "--device",
+        "cpu",
+    ]
     monkeypatch.setattr(sys, "argv", ["test.py", *options, "--output", str(path)])
     with pytest.raises(SystemExit) as stop:
         test.main()
@@ -186,7 +198,9 @@ def test_diverging_rounds_are_counted(tmp_path, monkeypatch, capsys):
     results = json.loads(path.read_text(), parse_constant=pytest.fail)  # nan is no JSON
     assert results["models"]["siamese"]["diverged"] == [True, True]
     assert results["models"]["sub_lenet5_ws_al"]["diverged"] == [False, False]
-    siamese = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("siamese "))
+    siamese = next(
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("siamese ")
+    )
     assert siamese.split()[2:4] == ["n/a", "n/a"] and siamese.endswith("2 of 2 rounds diverged")
 
 
@@ -306,7 +320,9 @@ def test_a_row_of_nonsense_names_the_row_and_the_value(capsys, monkeypatch, colu
 
 
 def test_a_row_that_cannot_learn(capsys, monkeypatch):
-    monkeypatch.setitem(test.EXPERIMENTS, "siamese", ("adam", 0.01, "constant", 50, 25, 0.0, 0, 0, 0, 0))
+    monkeypatch.setitem(
+        test.EXPERIMENTS, "siamese", ("adam", 0.01, "constant", 50, 25, 0.0, 0, 0, 0, 0)
+    )
     assert "row siamese: " in refusal(capsys)
     monkeypatch.undo()
     row = ("adam", 0.01, "constant", 50, 25, 1.0, 1.0, 0, 0, 0)
@@ -367,9 +383,15 @@ def test_a_full_disk_is_found_before_training(tmp_path):
     limit += f"sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = 'test.py'; "
     limit += f"runpy.run_path({str(ROOT / 'test.py')!r}, run_name='__main__')"
     options = ["--device", "cpu", "--output", tmp_path / "results.json"]
-    done = subprocess.run([sys.executable, "-c", limit, *options], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", limit, *options], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("test.py: ") and "too large" in done.stderr and done.stderr.count("\n") == 1
+    assert (
+        done.stderr.startswith("test.py: ")
+        and "too large" in done.stderr
+        and done.stderr.count("\n") == 1
+    )
 
 
 @pytest.fixture
@@ -377,7 +399,16 @@ def running(tmp_path):
     """test.py with 20 short rounds to do, some of them done, and the path of its results file."""
     (tmp_path / "output").mkdir()
     path = tmp_path / "output" / "results.json"
-    command = [sys.executable, ROOT / "test.py", "--models", "sub_lenet5_ws", "--epochs", "3", "--device", "cpu"]
+    command = [
+        sys.executable,
+        ROOT / "test.py",
+        "--models",
+        "sub_lenet5_ws",
+        "--epochs",
+        "3",
+        "--device",
+        "cpu",
+    ]
     process = subprocess.Popen(
         [*command, "--workers", "2", "--output", path],
         stdout=subprocess.PIPE,
@@ -452,7 +483,14 @@ def test_an_output_that_goes_away_costs_no_result(running):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("seconds", [0.3, 1.0, 2.0])
 def test_an_interrupt_while_it_starts_is_quiet(number, seconds, tmp_path):
-    command = [sys.executable, ROOT / "test.py", "--device", "cpu", "--output", tmp_path / "results.json"]
+    command = [
+        sys.executable,
+        ROOT / "test.py",
+        "--device",
+        "cpu",
+        "--output",
+        tmp_path / "results.json",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     time.sleep(seconds)
     process.send_signal(number)
@@ -462,7 +500,9 @@ def test_an_interrupt_while_it_starts_is_quiet(number, seconds, tmp_path):
 
 def test_nothing_is_unpickled_from_files():
     for name in ("data.py", "models.py", "train.py", "test.py"):
-        assert not re.search(r"pickle|torch\.load|eval\(|exec\(", (ROOT / name).read_text().replace(".eval()", ""))
+        assert not re.search(
+            r"pickle|torch\.load|eval\(|exec\(", (ROOT / name).read_text().replace(".eval()", "")
+        )
 
 
 def test_the_core_imports_only_torch_torchvision_and_the_standard_library():
@@ -502,8 +542,19 @@ def test_a_write_that_fails_half_way_leaves_the_old_results(tmp_path, monkeypatc
 def test_an_interrupt_does_not_wait_for_long_rounds(tmp_path):
     """Rounds of minutes, stopped after seconds."""
     path = tmp_path / "results.json"
-    command = [sys.executable, ROOT / "test.py", "--models", "siamese", "--epochs", "500", "--device", "cpu"]
-    process = subprocess.Popen([*command, "--output", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        ROOT / "test.py",
+        "--models",
+        "siamese",
+        "--epochs",
+        "500",
+        "--device",
+        "cpu",
+    ]
+    process = subprocess.Popen(
+        [*command, "--output", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     for _ in range(100):
         if path.exists():
             break

@@ -88,7 +88,12 @@ def test_what_the_reports_say():
 
 def test_only_what_is_missing_is_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(experiments, "RESULTS", tmp_path)
-    experiment = {"short": (test.MODELS["sub_lenet5_ws_al"], test.read_row("sub_lenet5_ws_al") | {"epochs": 1})}
+    experiment = {
+        "short": (
+            test.MODELS["sub_lenet5_ws_al"],
+            test.read_row("sub_lenet5_ws_al") | {"epochs": 1},
+        )
+    }
     experiments.complete("some", experiment, 2, workers=2)
     path, first = tmp_path / "some.json", experiments.read("some")
     assert first["complete"] and first["environment"]["rounds"] == 2
@@ -98,9 +103,15 @@ def test_only_what_is_missing_is_run(tmp_path, monkeypatch, capsys):
     marked = json.loads(path.read_text())
     marked["models"]["short"]["test_error"] = [0.5, None]  # as if stopped after the first round
     test.write_results(path, marked)
-    assert experiments.read("some")["models"]["short"]["seconds"] == first["models"]["short"]["seconds"][:1]
+    assert (
+        experiments.read("some")["models"]["short"]["seconds"]
+        == first["models"]["short"]["seconds"][:1]
+    )
     experiments.complete("some", experiment, 2, workers=2)
-    assert experiments.read("some")["models"]["short"]["test_error"] == [0.5, first["models"]["short"]["test_error"][1]]
+    assert experiments.read("some")["models"]["short"]["test_error"] == [
+        0.5,
+        first["models"]["short"]["test_error"][1],
+    ]
     other = {"short": (experiment["short"][0], experiment["short"][1] | {"batch_size": 100})}
     experiments.complete("some", other, 1, workers=2)  # another row: run anew
     entry = experiments.read("some")["models"]["short"]
@@ -134,7 +145,9 @@ def test_expected_calibration_error_by_hand():
     """Four pairs say 0.9, of which three have a ≤ b, and four say 0.3, of which two have: gaps 0.15 and -0.2."""
     probability = torch.tensor([0.9] * 4 + [0.3] * 4).double()
     target = torch.tensor([1, 1, 1, 0, 1, 1, 0, 0])
-    assert trained.expected_calibration_error([trained.calibration(probability, target)]) == pytest.approx(0.175)
+    assert trained.expected_calibration_error(
+        [trained.calibration(probability, target)]
+    ) == pytest.approx(0.175)
 
 
 def test_order_of_digits_by_hand():
@@ -143,14 +156,20 @@ def test_order_of_digits_by_hand():
     noise = torch.tensor([[0.01], [0], [-0.01]]).repeat_interleave(10, dim=0)
     places = torch.tensor([3.0, 1, 2, 0, 9, 5, 8, 6, 7, 4])
     direction, far = torch.tensor([[-3.0, 4.0]]), torch.tensor([[400.0, 300.0]])
-    assert trained.order((digits.unsqueeze(1) - 4.5 + noise) * direction + far, digits) == pytest.approx(1)
+    assert trained.order(
+        (digits.unsqueeze(1) - 4.5 + noise) * direction + far, digits
+    ) == pytest.approx(1)
     expected = abs(spearmanr(places.tolist(), range(10)).statistic)
-    assert trained.order((places.repeat(3).unsqueeze(1) + noise) * direction + far, digits) == pytest.approx(expected)
+    assert trained.order(
+        (places.repeat(3).unsqueeze(1) + noise) * direction + far, digits
+    ) == pytest.approx(expected)
 
 
 def test_agreement_by_hand():
     """Errors of 19 and 21%: deviation √2 points, standard error of the difference √2 (1/15 + 1/2)^½ = 1.065 points."""
-    assert numbers.agrees(0.80 - 0.0212, [0.19, 0.21]) and not numbers.agrees(0.80 - 0.0214, [0.19, 0.21])
+    assert numbers.agrees(0.80 - 0.0212, [0.19, 0.21]) and not numbers.agrees(
+        0.80 - 0.0214, [0.19, 0.21]
+    )
 
 
 # README and report
@@ -177,11 +196,15 @@ def test_every_figure_is_drawn_from_the_results_that_are_here():
     for function in figures.FIGURES:
         path = figures.FOLDER / f"{function.__name__}.svg"
         assert figures.sources() in path.read_text(), f"{path} is stale: python -m report"
-    assert {path.name for path in figures.FOLDER.iterdir()} == {f"{f.__name__}.svg" for f in figures.FIGURES}
+    assert {path.name for path in figures.FOLDER.iterdir()} == {
+        f"{f.__name__}.svg" for f in figures.FIGURES
+    }
 
 
 def test_the_pdf_is_what_the_results_give():
-    assert typeset() == (ROOT / "report" / "report.pdf").read_bytes(), "report.pdf is stale: python -m report"
+    assert typeset() == (ROOT / "report" / "report.pdf").read_bytes(), (
+        "report.pdf is stale: python -m report"
+    )
     assert len(typeset(format="png", ppi=10)) <= 3
 
 

@@ -49,7 +49,9 @@ def test_a_row_of_the_table():
 
 def test_unfinished_rounds_are_left_out_and_said():
     (row,) = words({"siamese": entry([0.01, None, 0.02, 0.06, None])})
-    assert " ".join(row) == ("siamese 71,076 3.00 ± 2.65 1.50 ± 1.32 17.00 2.00 2 of 5 rounds missing")
+    assert " ".join(row) == (
+        "siamese 71,076 3.00 ± 2.65 1.50 ± 1.32 17.00 2.00 2 of 5 rounds missing"
+    )
     (row,) = words({"siamese": entry([None])})
     assert " ".join(row) == "siamese 71,076 n/a n/a 17.00 n/a 1 of 1 rounds missing"
 

@@ -27,15 +27,12 @@ class Convolutions(nn.Sequential):
 
 
 def lenet_digit():
-    """Report 1's digit net, LeNet-5 from its third layer on; 59,288 parameters.
-
-    The report says 84 units where these are 82, but only 82 gives the counts that it prints.
-    """
+    """Report 1's digit net, LeNet-5 from its third layer on; 59,288 parameters."""
     return nn.Sequential(                                # [N, 1, 14, 14]
         nn.Conv2d(1, 16, kernel_size=5), nn.Tanh(),      # [N, 16, 10, 10]
         nn.AvgPool2d(2), nn.Flatten(),                   # [N, 400]
         nn.Linear(400, 120), nn.Tanh(),                  # [N, 120], the convolution of all 5x5
-        nn.Linear(120, 82), nn.Tanh(),                   # [N, 82]
+        nn.Linear(120, 82), nn.Tanh(),                   # [N, 82]; 84 defy the report's counts
         nn.Linear(82, 10), nn.LogSoftmax(dim=1),         # [N, 10]
     )  # fmt: skip
 

@@ -33,9 +33,8 @@ EXPERIMENTS = dict(
                     learning_rate=0.01, batch_size=250, schedule="adaptive"),
     sub_lenet5_ws=dict(model=models.sub_lenet5_ws, reported=18.10,
                        learning_rate=0.0001, batch_size=100, schedule="adaptive"),
-    sub_lenet5_ws_al=dict(model=models.sub_lenet5_ws_al, reported=4.05,
-                          learning_rate=0.01, batch_size=50, schedule="adaptive",
-                          comparison_weight=0, digit_weight=1),
+    sub_lenet5_ws_al=dict(model=models.sub_lenet5_ws_al, reported=4.05, learning_rate=0.01,
+                          batch_size=50, schedule="adaptive", comparison_weight=0, digit_weight=1),
     baseline=dict(model=models.baseline, rotation=5, reported=22.0),
     baseline_al=dict(model=models.baseline, rotation=5, digit_weight=1, reported=20.0),
     siamese=dict(model=models.siamese, rotation=5, reported=17.0),
@@ -168,11 +167,10 @@ def new_results(rows, device, workers, seed, rounds, pairs):
 
 def write_results(path, results):
     """Write the whole file or nothing: whoever reads `path` never finds half of it."""
-    path = path.resolve()  # a link stays one
-    with tempfile.TemporaryDirectory(prefix=".draft-", dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=".draft-", dir=path.resolve().parent) as folder:
         draft = Path(folder) / path.name
         draft.write_text(json.dumps(results, default=str) + "\n")
-        draft.replace(path)
+        draft.replace(path.resolve())  # a link stays one
 
 
 def say(text, end="\n"):
@@ -228,13 +226,16 @@ def parse_arguments():
 
 
 def find_device(name):
-    """`name`, or the best device there is if that is "auto"; raises what torch raises."""
+    """`name`, or the best device there is if that is "auto"; ValueError if torch has none."""
     if name == "auto":
         found = torch.accelerator.is_available() and torch.accelerator.current_accelerator()
         name = found.type if found else "cpu"
     if "LOCAL_RANK" in os.environ and not name.startswith("cpu"):  # torchrun's: a GPU each
         torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
-    torch.zeros(1, device=name).item()
+    try:
+        torch.zeros(1, device=name).item()
+    except Exception as error:  # each backend has its own
+        raise ValueError(f"--device {name}: {error}") from error
     return name.replace("cpu:0", "cpu")
 
 
@@ -301,7 +302,7 @@ def main():
         if n:
             say(f"the earlier {path} is now {earlier.rename(aside)}")
         write_results(path, results)
-    except Exception as error:  # each of torch's backends has its own
+    except (OSError, ValueError) as error:
         fail(error)
     code = 0
     try:

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import models
 import test
 from data import generate_pair_sets
 from models import Model, Shared, TwoLogits, trunk
@@ -22,10 +22,10 @@ from models import Model, Shared, TwoLogits, trunk
 ROOT = Path(__file__).parent.parent
 
 
-def run(*options, script=ROOT / "test.py"):
+def run(*options, script=ROOT / "test.py", **settings):
     """Run test.py with `options`; the finished process."""
     command = [sys.executable, script, *map(str, options)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, **settings)
 
 
 def results(path, *options, **where):
@@ -37,57 +37,115 @@ def results(path, *options, **where):
 
 @pytest.fixture(scope="module")
 def two_models(tmp_path_factory):
-    """Two models, two rounds, one epoch, two workers, seed 5: the process and its results file."""
-    path = tmp_path_factory.mktemp("two_models") / "results.json"
+    """Two models, two rounds, one epoch, two workers, seed 5: process, results file, weights."""
+    folder = tmp_path_factory.mktemp("two_models")
+    path, weights = folder / "results.json", folder / "new" / "weights"
     done = run(
-        *("--models", "siamese_al", "sub_lenet5_ws_al", "--rounds", 2, "--epochs", 1),
-        *("--seed", 5, "--workers", 2, "--device", "cpu", "--output", path),
+        *("--models", "sub_lenet5_ws_al", "siamese_al", "--rounds", 2, "--epochs", 1, "--seed", 5),
+        *("--workers", 2, "--device", "cpu", "--output", path, "--save", weights),
     )
     assert done.returncode == 0, done.stderr
-    return done, json.loads(path.read_text())
+    return done, json.loads(path.read_text()), weights
 
 
-def errors(results, key):
-    return results["models"][key]["test_error"], results["models"][key]["best_test_error"]
+def by_round(results, key):
+    """All that is kept of a model's rounds but for how long they took."""
+    return {k: v for k, v in results["models"][key].items() if k != "seconds"}
+
+
+# The results file
 
 
 def test_results_file(two_models):
-    _, results = two_models
+    results = two_models[1]
     assert results["complete"] is True
     environment = results["environment"]
-    assert environment["torch"] == torch.__version__
-    assert (environment["device"], environment["workers"]) == ("cpu", 2)
+    assert environment["torch"] == torch.__version__ and re.match(
+        "[0-9a-f]{12}$", environment["code"]
+    )
+    assert (environment["device"], environment["workers"], environment["pairs"]) == ("cpu", 2, 1000)
     assert (environment["seed"], environment["rounds"]) == (5, 2)
     assert list(results["models"]) == ["sub_lenet5_ws_al", "siamese_al"]
     siamese = results["models"]["siamese_al"]
     assert siamese["parameters"] == 71076
     assert siamese["hyperparameters"] == {
-        "optimizer": "adam",
+        "model": "siamese",
+        "optimizer": "Adam",
         "learning_rate": 0.001,
+        "weight_decay": 0.0,
+        "momentum": 0.0,
+        "schedule": "constant",
+        "lowest_rate": 1e-4,
         "batch_size": 100,
         "epochs": 1,
-        "schedule": "constant",
         "comparison_weight": 1.0,
-        "digit_weight": 1.0,
+        "digit_weight": 1,
         "label_smoothing": 0.0,
         "rotation": 5,
-        "distorted": 0,
+        "copies": 0,
+        "distort": "distort",
     }
     for name in ("test_error", "best_test_error", "seconds"):
         assert len(siamese[name]) == 2 and all(value > 0 for value in siamese[name])
     assert siamese["test_error_by_epoch"] == [[error] for error in siamese["test_error"]]
+    assert siamese["learning_rate"] == [[0.001], [0.001]]
+    for name in ("loss", "train_error"):
+        assert len(siamese[name]) == 2 and all(value > 0 for (value,) in siamese[name])
     assert siamese["diverged"] == [False, False]
     # an epoch of digit labels is enough to beat chance, 45%, by far
     assert all(error < 0.3 for error in results["models"]["sub_lenet5_ws_al"]["test_error"])
 
 
 def test_what_is_printed(two_models):
-    done, results = two_models
+    done, results, _ = two_models
     lines = done.stdout.splitlines()
     assert f"torch {torch.__version__}" in lines[0]
-    assert "device cpu, workers 2, seed 5, rounds 2" in lines[0]
+    assert "device cpu, workers 2, seed 5, rounds 2, pairs 1000" in lines[0]
     assert "\n".join(test.table(results)).splitlines() == lines[:-2]
-    assert "4 of 4 jobs done" in done.stderr
+    told = done.stderr.splitlines()
+    assert told[0] == "2 models, 2 rounds, cpu; checking every row" and len(told) == 5
+    for name, entry in results["models"].items():
+        for r, error in enumerate(entry["test_error"]):
+            assert any(
+                line.startswith(f"{name}, round {r}: {100 * error:.2f} %; ") for line in told
+            )
+    assert "4 of 4 done, about 0:00 left" in told[-1]
+
+
+def test_an_edited_experiment_has_no_reported_figure(two_models, tmp_path):
+    """Its epochs or pairs are not the report's; what the table prints stands in the row."""
+    assert [entry["reported"] for entry in two_models[1]["models"].values()] == [None, None]
+    rows = {"siamese": test.EXPERIMENTS["siamese"]}
+    entry = test.new_results(rows, "cpu", 1, 0, 1, 1000)["models"]["siamese"]
+    assert entry["reported"] == 17.0 and entry["hyperparameters"]["epochs"] == 25
+
+
+def test_fewer_pairs(tmp_path):
+    options = ("--models", "sub_lenet5_ws_al", "--rounds", 1, "--pairs", 30, "--device", "cpu")
+    found = results(tmp_path / "few.json", *options)
+    assert found["environment"]["pairs"] == 30
+    entry = found["models"]["sub_lenet5_ws_al"]
+    assert entry["reported"] is None and len(entry["loss"][0]) == 25
+    for measure in ("train_error", "test_error_by_epoch"):
+        assert all(30 * x == pytest.approx(round(30 * x)) for x in entry[measure][0])
+
+
+def test_saved_weights_give_the_error_again(two_models):
+    """Of the pairs of the round that the file's name names, the error that the results have."""
+    _, results, folder = two_models
+    assert {path.name for path in folder.iterdir()} == {
+        f"{name}-{seed}.pt" for name in ("siamese_al", "sub_lenet5_ws_al") for seed in (5, 6)
+    }
+    model = models.siamese()
+    model.load_state_dict(torch.load(folder / "siamese_al-6.pt", weights_only=True))
+    *_, test_input, test_target, _ = generate_pair_sets(1000, torch.Generator().manual_seed(6))
+    with torch.no_grad():
+        comparison, _ = model.eval()(test_input)
+    error = ((comparison > 0) != test_target.bool()).double().mean().item()
+    assert error == pytest.approx(results["models"]["siamese_al"]["test_error"][1], abs=0.0011)
+
+
+# A round stands alone
 
 
 @pytest.mark.parametrize("key", ["siamese_al", "sub_lenet5_ws_al"])
@@ -95,119 +153,168 @@ def test_alone_and_with_another_number_of_workers_the_numbers_are_the_same(
     key, two_models, tmp_path
 ):
     options = ("--models", key, "--rounds", 2, "--epochs", 1, "--seed", 5)
-    alone = results(tmp_path / "alone.json", *options, "--workers", 1, "--device", "cpu")
-    assert errors(alone, key) == errors(two_models[1], key)
+    alone = results(tmp_path / "alone.json", *options, "--workers", 1, "--device", "cpu:0")
+    assert by_round(alone, key) == by_round(two_models[1], key)
 
 
-def test_a_round_can_be_rerun_alone(two_models, mnist):
+def test_spawned_workers_give_the_same_numbers(two_models):
+    """As on macOS and Windows, and where there is a GPU: a worker has nothing but its job."""
+    row = test.EXPERIMENTS["siamese_al"] | {"epochs": 1}
+    jobs = [("siamese_al", row, [seed], 1000, "cpu") for seed in (5, 6)]
+    found = {job[2][0]: x for job, x in test.run_in_workers(test.run_rounds, jobs, 2, "spawn")}
+    for seed in (5, 6):
+        (outcome,) = found[seed]
+        for measure in set(outcome) - {"seconds"}:
+            assert outcome[measure] == two_models[1]["models"]["siamese_al"][measure][seed - 5]
+
+
+def test_a_round_can_be_rerun_alone(two_models):
     """Round 1 of seed 5 is round 0 of seed 6; and nothing outside the round has a part in it."""
-    settings = test.read_row("siamese_al") | {"epochs": 1}
+    row = test.EXPERIMENTS["siamese_al"] | {"epochs": 1}
     torch.manual_seed(123)
     before = torch.get_rng_state()
-    first = test.run_job("siamese_al", settings, [6], "cpu", mnist)[0]["test_error"]
+    first = test.run_rounds("siamese_al", row, [6], 1000, "cpu")[0]["test_error"]
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(10)
-    assert test.run_job("siamese_al", settings, [6], "cpu", mnist)[0]["test_error"] == first
+    assert test.run_rounds("siamese_al", row, [6], 1000, "cpu")[0]["test_error"] == first
     assert two_models[1]["models"]["siamese_al"]["test_error"][1] == first
 
 
-def test_rounds_have_data_and_weights_of_their_own(mnist, monkeypatch):
-    """What reaches training: the course's pairs under the round's seed, fresh weights, the
-    rotated copies after the originals, and of the test set all but the classes."""
+def test_dropout_is_of_the_round_too():
+    """Layers that draw as they run, like those that draw their weights, draw from the seed."""
+
+    def dropping():
+        return Model(Shared(torch.nn.Sequential(trunk(1, 10), torch.nn.Dropout(0.5))), TwoLogits())
+
+    rounds = []
+    for _ in range(2):
+        torch.rand(7)
+        rounds.append(
+            test.run_rounds("own", dict(model=dropping, epochs=2), [3], 50, "cpu")[0]["loss"]
+        )
+    assert rounds[0] == rounds[1]
+
+
+def test_rounds_have_data_and_weights_of_their_own(monkeypatch):
+    """What reaches training: the course's pairs under the round's seed, and fresh weights."""
     seen = []
 
-    def spy(models, train_sets, test_sets, generators, **settings):
-        weights = torch.nn.utils.parameters_to_vector(models[0].parameters()).detach().clone()
-        seen.append((weights, train_sets[0], test_sets[0], generators[0].initial_seed()))
-        return [{"loss": [1.0], "test_error": [0.0]}]
+    def spy(model, train_set, test_set, generator, **arguments):
+        weights = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+        seen.append((weights, [*train_set, *test_set], generator.initial_seed(), arguments))
+        return {"loss": [1.0], "test_error": [0.0]}
 
     monkeypatch.setattr(test, "train", spy)
-    settings = test.read_row("siamese")
     for seed in (3, 4, 3):
-        test.run_job("siamese", settings, [seed], "cpu", mnist)
+        test.run_rounds("siamese", test.EXPERIMENTS["siamese"], [seed], 1000, "cpu")
     torch.manual_seed(3)
-    expected = generate_pair_sets(1000, None, mnist)
-    for weights, train_set, test_set, order_seed in (seen[0], seen[2]):
-        assert torch.equal(weights, seen[0][0]) and order_seed == seen[0][3]
-        assert len(train_set[0]) == 2000 and torch.equal(train_set[0][:1000], expected[0])
-        assert torch.equal(train_set[1], expected[1].repeat(2))
-        assert torch.equal(train_set[2], expected[2].repeat(2, 1))
-        assert len(test_set) == 2
-        assert torch.equal(test_set[0], expected[3]) and torch.equal(test_set[1], expected[4])
-    assert not torch.equal(seen[1][0], seen[0][0]) and seen[1][3] != seen[0][3]
+    expected = generate_pair_sets(1000)
+    for weights, pairs, order_seed, arguments in (seen[0], seen[2]):
+        assert torch.equal(weights, seen[0][0]) and order_seed == seen[0][2]
+        assert all(torch.equal(ours, course) for ours, course in zip(pairs, expected, strict=True))
+        assert arguments == {"rotation": 5}
+    assert not torch.equal(seen[1][0], seen[0][0]) and seen[1][2] != seen[0][2]
     assert not torch.equal(seen[1][1][0], seen[0][1][0])
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
-def test_rounds_trained_together_are_the_rounds_trained_alone(mnist):
-    settings = test.read_row("siamese") | {"epochs": 1, "batch_size": 500}
-    together = test.run_job("siamese", settings, [3, 4], "cpu", mnist)
-    for seed, outcome in zip([3, 4], together, strict=True):
-        alone = test.run_job("siamese", settings, [seed], "cpu", mnist)[0]
-        assert outcome["test_error"] == pytest.approx(alone["test_error"], abs=0.01)
+def test_rounds_trained_together_are_the_rounds_trained_alone(tmp_path):
+    """As on an accelerator, here in float64 (see Stack); also their weights, each in a file."""
+
+    def siamese():
+        return models.siamese().double()
+
+    def spy_pairs(nb, generator):
+        sets = generate_pair_sets(nb, generator)
+        return [x.double() if x.is_floating_point() else x for x in sets]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(test, "generate_pair_sets", spy_pairs)
+        row = dict(model=siamese, rotation=5, epochs=2)
+        together = test.run_rounds("own", row, [3, 4], 100, "cpu", tmp_path)
+        for seed, outcome in zip([3, 4], together, strict=True):
+            alone = test.run_rounds("own", row, [seed], 100, "cpu")[0]
+            for measure in set(alone) - {"seconds"}:
+                assert outcome[measure] == pytest.approx(alone[measure], rel=1e-6), measure
+    a, b = (torch.load(tmp_path / f"own-{seed}.pt", weights_only=True) for seed in (3, 4))
+    assert all(not torch.equal(a[name], b[name]) for name in a if name.endswith("weight"))
+    assert (tmp_path / "own-3.pt").stat().st_size < 1.3 * 71076 * 8  # not the whole stack's
 
 
-def test_ranks_share_the_rounds(two_models, tmp_path):
-    """As torchrun starts them, three processes for two jobs: the numbers of a run with workers, printed once."""
+@pytest.mark.parametrize("ranks", [3])
+def test_ranks_share_the_rounds(ranks, two_models, tmp_path):
+    """torchrun's three processes for two jobs: the numbers of a run with workers, printed once."""
     path = tmp_path / "results.json"
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, ROOT / "test.py", "--models", "siamese_al", "sub_lenet5_ws_al"]
-    command += ["--rounds", "1", "--epochs", "1", "--seed", "5", "--device", "cpu"]
-    processes = [
-        subprocess.Popen(
-            [*command, "--output", path],
-            env=os.environ
-            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "3"}
-            | {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(3)
-    ]
-    printed = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0]
-    assert "siamese_al" in printed[0] and printed[1:] == ["", ""]
-    results = json.loads(path.read_text())
-    assert results["complete"] is True and results["environment"]["workers"] == 3
-    for key in results["models"]:
-        assert errors(results, key) == tuple(values[:1] for values in errors(two_models[1], key))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={ranks}", ROOT / "test.py", "--rounds", "1", "--epochs", "1"]
+    command += ["--models", "siamese_al", "sub_lenet5_ws_al", "--seed", "5", "--device", "cpu"]
+    done = subprocess.run(
+        [*command, "--output", path, "--save", tmp_path / "weights"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("siamese_al") == 1 and done.stderr.count("checking every row") == 1
+    found = json.loads(path.read_text())
+    assert found["complete"] is True and found["environment"]["workers"] == ranks
+    for key in found["models"]:
+        for measure, values in by_round(found, key).items():
+            whole = two_models[1]["models"][key][measure]
+            assert values == (whole[:1] if isinstance(values, list) else whole)
+    assert len(list((tmp_path / "weights").iterdir())) == 2
 
 
-def test_diverging_rounds_are_counted(tmp_path, monkeypatch, capsys):
-    """A rate at which the loss becomes infinite: the row says so, the other model's is as ever."""
-    row = ("sgd", 1e6, "constant", 500, 2, 1.0, 0.0, 0.0, 0, 0)
-    monkeypatch.setitem(test.EXPERIMENTS, "siamese", row)
-    path = tmp_path / "results.json"
-    options = [
+# The table, edited
+
+
+def edited(folder, old, new):
+    """A copy of the program in `folder` with a line of its table replaced; the path of test.py."""
+    for name in ("test.py", "train.py", "models.py", "data.py"):
+        shutil.copy(ROOT / name, folder)
+    (folder / "data").symlink_to(ROOT / "data")
+    script = folder / "test.py"
+    text = script.read_text()
+    assert text.count(old) == 1
+    script.write_text(text.replace(old, new))
+    return script
+
+
+SIAMESE = "    siamese=dict(model=models.siamese, rotation=5, reported=17.0),\n"
+
+
+def test_an_edited_row_and_a_sweep(tmp_path):
+    """A student's edits in one place: SGD with momentum, batches of 37; and two learning rates."""
+    row = (
+        '    siamese=dict(model=models.siamese, optimizer="SGD", learning_rate=0.05, momentum=0.9,'
+    )
+    row += ' schedule="adaptive", batch_size=37, epochs=2),\n'
+    row += '    **{f"siamese_{rate}": dict(model=models.siamese, learning_rate=rate, epochs=1)'
+    row += " for rate in (0.01, 0.001)},\n"
+    script = edited(tmp_path, SIAMESE, row)
+    options = (
         "--models",
         "siamese",
-        "sub_lenet5_ws_al",
+        "siamese_0.01",
+        "siamese_0.001",
         "--rounds",
-        "2",
-        "--epochs",
-        "2",
+        1,
         "--device",
         "cpu",
-    ]
-    monkeypatch.setattr(sys, "argv", ["test.py", *options, "--output", str(path)])
-    with pytest.raises(SystemExit) as stop:
-        test.main()
-    assert stop.value.code == 0
-    results = json.loads(path.read_text(), parse_constant=pytest.fail)  # nan is no JSON
-    assert results["models"]["siamese"]["diverged"] == [True, True]
-    assert results["models"]["sub_lenet5_ws_al"]["diverged"] == [False, False]
-    siamese = next(
-        line for line in capsys.readouterr().out.splitlines() if line.startswith("siamese ")
     )
-    assert siamese.split()[2:4] == ["n/a", "n/a"] and siamese.endswith("2 of 2 rounds diverged")
+    entries = results(tmp_path / "edited.json", *options, script=script)["models"]
+    settings = entries["siamese"]["hyperparameters"]
+    assert (settings["optimizer"], settings["momentum"], settings["batch_size"]) == ("SGD", 0.9, 37)
+    assert (
+        len(entries["siamese"]["loss"][0]) == 2 and 0 < entries["siamese"]["test_error"][0] < 0.45
+    )
+    rates = [entries[f"siamese_{rate}"]["learning_rate"] for rate in (0.01, 0.001)]
+    assert rates == [[[0.01]], [[0.001]]]
 
 
-def test_a_new_model(tmp_path, monkeypatch, mnist):
-    """As the README says: an entry in MODELS and a row. No report has a figure for it."""
-    row = ("sgd", 0.05, "constant", 200, 1, 1.0, 0.0, 0.0, 0, 0)
-    monkeypatch.setitem(test.MODELS, "own", test.MODELS["siamese"])
+def test_a_new_model(tmp_path, monkeypatch):
+    """A function in models.py, or in test.py itself, and a row. No report has a figure for it."""
+    row = dict(model=own, optimizer="SGD", learning_rate=0.05, batch_size=200, epochs=1)
     monkeypatch.setitem(test.EXPERIMENTS, "own", row)
     path = tmp_path / "own.json"
     options = ["--models", "own", "--rounds", "1", "--device", "cpu", "--output", str(path)]
@@ -215,41 +322,31 @@ def test_a_new_model(tmp_path, monkeypatch, mnist):
     with pytest.raises(SystemExit) as stop:
         test.main()
     assert stop.value.code == 0
-    assert json.loads(path.read_text())["models"]["own"]["parameters"] == 71076
+    entry = json.loads(path.read_text())["models"]["own"]
+    assert entry["parameters"] == 71076 and entry["hyperparameters"]["model"] == "own"
 
 
-def test_an_edited_row(tmp_path):
-    """A student's edit: SGD, rate 0.05, batches of 37, 3 epochs."""
-    for name in ("test.py", "train.py", "models.py", "data.py"):
-        shutil.copy(ROOT / name, tmp_path)
-    (tmp_path / "data").symlink_to(ROOT / "data")
-    script = tmp_path / "test.py"
-    edited, count = re.subn(
-        r'"siamese": +\("adam".*',
-        '"siamese": ("sgd", 0.05, "adaptive", 37, 3, 1.0, 0.0, 0.0, 5, 0),',
-        script.read_text(),
-    )
-    assert count == 1
-    script.write_text(edited)
-    options = ("--models", "siamese", "--rounds", 1, "--device", "cpu")
-    entry = results(tmp_path / "edited.json", *options, script=script)["models"]["siamese"]
-    assert entry["hyperparameters"]["optimizer"] == "sgd"
-    assert entry["hyperparameters"]["batch_size"] == 37
-    assert entry["hyperparameters"]["epochs"] == 3
-    assert 0 < entry["test_error"][0] < 0.3
+def own():
+    return Model(Shared(trunk(1, 10)), TwoLogits())
+
+
+def test_a_name_that_comes_twice_is_refused_by_python(tmp_path):
+    done = run(script=edited(tmp_path, SIAMESE, SIAMESE + SIAMESE))
+    assert done.returncode == 1 and "keyword argument repeated: siamese" in done.stderr
 
 
 def refusal(capsys, *options):
-    """What test.py says as it refuses `options`, without its name."""
+    """What test.py says, after it has said what it does, as it refuses `options`."""
     with pytest.MonkeyPatch.context() as patch:
         device = () if "--device" in options else ("--device", "cpu")
         patch.setattr(sys, "argv", ["test.py", *device, *map(str, options)])
         with pytest.raises(SystemExit) as stop:
             test.main()
     printed = capsys.readouterr()
-    assert stop.value.code == 2 and printed.out == ""
-    assert printed.err.startswith("test.py: ") and printed.err.count("\n") == 1
-    return printed.err
+    lines = [line for line in printed.err.splitlines() if "checking every row" not in line]
+    assert stop.value.code == 2 and printed.out == "" and len(lines) == 1
+    assert lines[0].startswith("test.py: ")
+    return lines[0]
 
 
 @pytest.mark.parametrize(
@@ -257,141 +354,188 @@ def refusal(capsys, *options):
     [
         (["--models", "siamesee"], "siamesee"),
         (["--models"], "--models"),
-        (["--models", "siamese", "siamese"], "twice"),
-        (["--rounds", "0"], "--rounds is 0, it must be a whole number from 1 to 10000"),
-        (["--rounds", "-3"], "--rounds is -3"),
+        (["--rounds", "0"], "argument --rounds: '0' is no whole number from 1 to 1000000"),
+        (["--rounds", "-3"], "--rounds"),
         (["--rounds", "2.5"], "2.5"),
         (["--rounds", ""], "--rounds"),
-        (["--rounds", "1" + "0" * 30], "--rounds"),
-        (["--epochs", "0"], "--epochs is 0"),
+        (["--rounds", "1" + "0" * 5000], "--rounds"),
+        (["--epochs", "0"], "--epochs"),
         (["--epochs", "many"], "many"),
-        (["--seed", "-1"], "--seed is -1"),
+        (["--pairs", "0"], "--pairs"),
+        (["--pairs", "5001"], "cannot draw 5001 pairs from 10000 images"),
+        (["--seed", "-1"], "--seed"),
         (["--seed", str(2**40)], "--seed"),
-        (["--workers", "0"], "--workers is 0"),
-        (["--workers", "1000000"], "--workers"),
-        (["--device", "abacus"], "--device abacus"),
-        (["--device", "meta"], "--device meta"),
-        (["--device", ""], "--device"),
-        (["--output", "no/such/directory/results.json"], "no/such/directory/results.json"),
+        (["--workers", "0"], "--workers"),
+        (["--workers", "10000000"], "--workers"),
+        (["--device", "abacus"], "abacus"),
+        (["--device", "meta"], "meta"),
+        (["--device", ""], "device"),
+        (["--output", "no/such/directory/results.json"], "no/such/directory"),
         (["--output", "."], "--output . must be a file, its name ending in .json"),
         (["--output", ""], "--output . must be a file"),
         (["--output", "models.py"], "--output models.py must be a file"),
         (["--output", "long" * 100 + ".json"], "name too long"),
+        (["--save", "."], "--save . is not empty"),
+        (["--save", "models.py"], "models.py"),
         (["--round", "2"], "--round"),
         (["siamese"], "siamese"),
     ],
 )
 def test_wrong_options_take_one_line_and_code_2(capsys, options, says):
-    assert says in refusal(capsys, *options)
+    few = [] if "--models" in options else ["--models", "sub_lenet5_ws_al"]
+    assert says.lower() in refusal(capsys, *options, *few).lower()
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has one")
 def test_a_device_that_is_not_there(capsys):
-    assert "--device cuda" in refusal(capsys, "--device", "cuda")
+    assert "cuda" in refusal(capsys, "--device", "cuda").lower()
 
 
 @pytest.mark.parametrize(
-    ("column", "value"),
+    ("row", "says"),
     [
-        ("optimizer", "adamm"),
-        ("optimizer", 3),
-        ("learning_rate", -0.01),
-        ("learning_rate", 0),
-        ("learning_rate", float("nan")),
-        ("learning_rate", float("inf")),
-        ("learning_rate", "0.01"),
-        ("batch_size", 0),
-        ("batch_size", 50.0),
-        ("epochs", 2.5),
-        ("epochs", True),
-        ("schedule", 1),
-        ("schedule", "yes"),
-        ("schedule", ["constant"]),
-        ("label_smoothing", 1),
-        ("comparison_weight", -1),
-        ("digit_weight", None),
-        ("rotation", 181),
+        (dict(model=own, optimizer="Adamm"), "Adamm"),
+        (dict(model=own, learning_rate=-1), "ValueError: Invalid learning rate: -1"),
+        (dict(model=own, learning_rat=1), "unexpected keyword argument 'learning_rat'"),
+        (dict(model=own, batch_size=0), "batch_size is 0"),
+        (dict(model=own, epochs=2.5), "epochs is 2.5"),
+        (dict(model=own, schedule="yes"), "schedule is 'yes'"),
+        (dict(model=own, comparison_weight=0), "not both 0"),
+        (dict(model=own, reported="17"), "f"),
+        (dict(epochs=1), "KeyError: 'model'"),
+        (dict(model="siamese"), "'str' object is not callable"),
+        (dict(model=lambda: own()), "lambda"),
+        (dict(model=lambda: Model(Shared(trunk(1, 9)), TwoLogits())), "shape"),
+        (dict(model=lambda: Model(trunk(2, 20), TwoLogits())), "must return [N] and [N, 2, 10]"),
+        (("Adam", 0.01), "tuple"),
+        (None, "NoneType"),
     ],
 )
-def test_a_row_of_nonsense_names_the_row_and_the_value(capsys, monkeypatch, column, value):
-    row = test.read_row("siamese") | {column: value}
-    monkeypatch.setitem(test.EXPERIMENTS, "siamese", tuple(row.values()))
-    assert f"row siamese: {column} is {value!r}, it must be" in refusal(capsys)
+def test_a_row_of_nonsense_is_named_in_one_line(capsys, monkeypatch, tmp_path, row, says):
+    monkeypatch.setitem(test.EXPERIMENTS, "own", row)
+    path = tmp_path / "results.json"
+    path.write_text("precious")
+    said = refusal(capsys, "--models", "sub_lenet5_ws_al", "own", "--output", path)
+    assert said.startswith("test.py: row own: ") and says in said
+    assert [p.name for p in tmp_path.iterdir()] == [
+        "results.json"
+    ] and path.read_text() == "precious"
 
 
-def test_a_row_that_cannot_learn(capsys, monkeypatch):
-    monkeypatch.setitem(
-        test.EXPERIMENTS, "siamese", ("adam", 0.01, "constant", 50, 25, 0.0, 0, 0, 0, 0)
-    )
-    assert "row siamese: " in refusal(capsys)
-    monkeypatch.undo()
-    row = ("adam", 0.01, "constant", 50, 25, 1.0, 1.0, 0, 0, 0)
-    monkeypatch.setitem(test.EXPERIMENTS, "sub_lenet5_ws_al", row)
-    assert "comparison_weight must be 0" in refusal(capsys)
+# Files
 
 
-def test_a_row_of_the_wrong_length(capsys, monkeypatch):
-    monkeypatch.setitem(test.EXPERIMENTS, "siamese", ("adam", 0.01))
-    assert "row siamese must have 10 values" in refusal(capsys)
-    monkeypatch.setitem(test.EXPERIMENTS, "siamese", None)
-    assert "row siamese must have 10 values" in refusal(capsys)
-
-
-def test_a_new_model_half_done(capsys, monkeypatch):
-    """A row without a model; a model without the two outputs that the others have."""
-    monkeypatch.setitem(test.EXPERIMENTS, "own", test.EXPERIMENTS["siamese"])
-    assert "row own has no model" in refusal(capsys)
-    one_column = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(20, 1))  # [N, 1]
-    for model in (Model(trunk(2, 20), TwoLogits()), Model(Shared(trunk(1, 10)), one_column)):
-        monkeypatch.setitem(test.MODELS, "own", lambda model=model: model)
-        assert "row own: the outputs of its model must be [N] and [N, 2, 10]" in refusal(capsys)
+def test_an_earlier_results_file_is_moved_aside(tmp_path):
+    """Every one of them, beside the file that a link stands for; and the link stays one."""
+    link = tmp_path / "link.json"
+    (tmp_path / "there").mkdir()
+    target = tmp_path / "there" / "target.json"
+    target.write_text("first")
+    link.symlink_to(target)
+    options = ("--models", "sub_lenet5_ws_al", "--rounds", 1, "--epochs", 1, "--device", "cpu")
+    for n in (1, 2):
+        done = run(*options, "--output", link)
+        aside = tmp_path / "there" / f"target-{n}.json"
+        assert done.returncode == 0 and f"the earlier {link} is now {aside}" in done.stderr
+        assert link.is_symlink() and json.loads(target.read_text())["complete"] is True
+    assert (tmp_path / "there" / "target-1.json").read_text() == "first"
+    assert json.loads((tmp_path / "there" / "target-2.json").read_text())["complete"] is True
+    assert len(list((tmp_path / "there").iterdir())) == 3
 
 
 def test_only_a_regular_file_is_replaced(capsys, tmp_path):
-    """Not a pipe, say, or the device that a link stands for; a link to a file stays one."""
+    """Not a pipe, say, or the device that a link stands for."""
     pipe, link = tmp_path / "pipe.json", tmp_path / "link.json"
     os.mkfifo(pipe)
     link.symlink_to(pipe)
     for path in (pipe, link):
         assert "must be a file" in refusal(capsys, "--output", path)
-    link.unlink()
-    (tmp_path / "target.json").touch()
-    link.symlink_to(tmp_path / "target.json")
-    results(link, "--models", "sub_lenet5_ws_al", "--rounds", 1, "--epochs", 1, "--device", "cpu")
-    assert link.is_symlink() and (tmp_path / "target.json").stat().st_size > 0
 
 
 def test_bad_input_leaves_an_existing_results_file_alone(capsys, tmp_path):
     path = tmp_path / "results.json"
     path.write_text("precious")
     refusal(capsys, "--output", path, "--rounds", 0)
-    assert path.read_text() == "precious"
+    assert path.read_text() == "precious" and len(list(tmp_path.iterdir())) == 1
 
 
-def test_data_that_cannot_be_had(capsys, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTORCH_DATA_DIR", str(tmp_path))
-    monkeypatch.setattr("torchvision.datasets.MNIST.mirrors", ["http://localhost:9/"])
-    path = tmp_path / "results.json"
+def test_data_that_cannot_be_had(tmp_path):
+    path, nowhere = tmp_path / "results.json", tmp_path / "nowhere"
     path.write_text("precious")
-    assert "train-images-idx3-ubyte.gz is missing or damaged" in refusal(capsys, "--output", path)
-    assert path.read_text() == "precious"
+    environment = os.environ | {
+        "PYTORCH_DATA_DIR": str(nowhere),
+        "http_proxy": "http://localhost:9",
+    }
+    environment |= {"https_proxy": "http://localhost:9"}
+    done = run("--output", path, "--device", "cpu", env=environment)
+    said = done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and said.startswith("test.py: MNIST's files in ")
+    assert str(nowhere) in said and "Traceback" not in done.stderr
+    assert path.read_text() == "precious" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_full_disk_is_found_before_training(tmp_path):
-    """No file may be longer than 100 bytes, as on a disk with no more room."""
-    limit = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); "
-    limit += f"sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = 'test.py'; "
-    limit += f"runpy.run_path({str(ROOT / 'test.py')!r}, run_name='__main__')"
-    options = ["--device", "cpu", "--output", tmp_path / "results.json"]
-    done = subprocess.run(
-        [sys.executable, "-c", limit, *options], capture_output=True, text=True, timeout=60
+    """No file may be longer than 100 bytes in the end, as on a disk with no more room."""
+    limit = (
+        "import resource, runpy, sys; sys.path.insert(0, {0!r}); import data; data.load_mnist(); "
     )
-    assert done.returncode == 2 and done.stdout == ""
-    assert (
-        done.stderr.startswith("test.py: ")
-        and "too large" in done.stderr
-        and done.stderr.count("\n") == 1
-    )
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); sys.argv[0] = 'test.py'; "
+    limit += "runpy.run_path({0!r} + '/test.py', run_name='__main__')"
+    options = [
+        "--models",
+        "sub_lenet5_ws",
+        "--device",
+        "cpu",
+        "--output",
+        tmp_path / "results.json",
+    ]
+    command = [sys.executable, "-c", limit.format(str(ROOT)), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    said = done.stderr.splitlines()
+    assert done.returncode == 2 and done.stdout == "" and len(said) == 2
+    assert said[1].startswith("test.py: ") and "too large" in said[1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_fails_half_way_leaves_the_old_results(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    test.write_results(path, {"old": 1})
+    whole = Path.write_text
+
+    def half(self, text):
+        whole(self, text[: len(text) // 2])
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="No space"):
+        test.write_results(path, {"new": 2})
+    assert json.loads(path.read_text()) == {"old": 1} and len(list(tmp_path.iterdir())) == 1
+
+
+# Divergence, interrupts, deaths
+
+
+def test_diverging_rounds_are_counted(tmp_path, monkeypatch, capsys):
+    """A rate at which a weight becomes infinite, in the last step or sooner: the row says so, and
+    the other model's numbers are as ever."""
+    row = test.EXPERIMENTS["siamese"] | dict(optimizer="SGD", batch_size=2000, learning_rate=1e38)
+    monkeypatch.setitem(test.EXPERIMENTS, "siamese", row)
+    for epochs in (1, 2):
+        path = tmp_path / f"{epochs}.json"
+        options = ["--models", "siamese", "sub_lenet5_ws_al", "--rounds", "2", "--device", "cpu"]
+        options += ["--epochs", str(epochs), "--output", str(path)]
+        monkeypatch.setattr(sys, "argv", ["test.py", *options])
+        with pytest.raises(SystemExit) as stop:
+            test.main()
+        assert stop.value.code == 0
+        found = json.loads(path.read_text(), parse_constant=pytest.fail)["models"]  # nan is no JSON
+        assert found["siamese"]["diverged"] == [True, True]
+        assert found["siamese"]["test_error"] == [None, None]
+        assert found["sub_lenet5_ws_al"]["diverged"] == [False, False]
+        printed = capsys.readouterr()
+        line = next(line for line in printed.out.splitlines() if line.startswith("siamese "))
+        assert line.split()[2:4] == ["n/a", "n/a"] and line.endswith("2 of 2 rounds diverged")
+        assert "siamese, round 0: n/a %" in printed.err
 
 
 @pytest.fixture
@@ -399,25 +543,16 @@ def running(tmp_path):
     """test.py with 20 short rounds to do, some of them done, and the path of its results file."""
     (tmp_path / "output").mkdir()
     path = tmp_path / "output" / "results.json"
-    command = [
-        sys.executable,
-        ROOT / "test.py",
-        "--models",
-        "sub_lenet5_ws",
-        "--epochs",
-        "3",
-        "--device",
-        "cpu",
-    ]
+    command = [sys.executable, ROOT / "test.py", "--models", "sub_lenet5_ws", "--epochs", "3"]
     process = subprocess.Popen(
-        [*command, "--workers", "2", "--output", path],
+        [*command, "--device", "cpu", "--workers", "2", "--output", path],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
     for line in process.stderr:
-        if line.startswith("3 of 20 jobs done"):
+        if "; 3 of 20 done" in line:
             break
     yield process, path
     with suppress(ProcessLookupError):
@@ -445,9 +580,12 @@ def assert_kept(path, out):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("send", [os.kill, os.killpg])  # to the parent alone, to all processes
 def test_an_interrupted_run_keeps_what_is_finished(number, send, running):
+    """Also where the signal comes again and again."""
     process, path = running
     start = time.monotonic()
-    send(process.pid, number)
+    for _ in range(3):
+        send(process.pid, number)
+        time.sleep(0.02)
     out, err = process.communicate(timeout=60)
     assert time.monotonic() - start < 10
     assert process.returncode == 128 + number and "Traceback" not in err
@@ -464,7 +602,7 @@ def test_a_killed_worker_stops_the_run_and_keeps_what_is_finished(running):
     os.kill(workers[0], signal.SIGKILL)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "test.py: a worker was killed" in err and "Traceback" not in err
+    assert "test.py: stopped by BrokenProcessPool" in err and "Traceback" not in err
     assert_kept(path, out)
     assert_all_stopped(process)
 
@@ -475,87 +613,64 @@ def test_an_output_that_goes_away_costs_no_result(running):
     shutil.rmtree(path.parent)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert f"test.py: {path} cannot be written" in err and "Traceback" not in err
-    assert "rounds missing" in out
+    assert "test.py: stopped by FileNotFoundError" in err and str(path.parent) in err
+    assert "rounds missing" in out and "Traceback" not in err
     assert_all_stopped(process)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("seconds", [0.3, 1.0, 2.0])
-def test_an_interrupt_while_it_starts_is_quiet(number, seconds, tmp_path):
-    command = [
-        sys.executable,
-        ROOT / "test.py",
+def test_a_model_that_fails_in_mid_run_costs_no_result(tmp_path):
+    """Its last batch, of one pair, is too small for its batch norm; the eight pairs of the check
+    are not. What the other model has finished is kept."""
+    row = SIAMESE + "    own=dict(model=models.own, batch_size=333, epochs=1),\n"
+    script = edited(tmp_path, SIAMESE, row)
+    with open(tmp_path / "models.py", "a") as file:
+        file.write(
+            "\n\ndef own():\n"
+            "    net = nn.Sequential(nn.Flatten(), nn.Linear(392, 20), nn.BatchNorm1d(20))\n"
+            "    return Model(nn.Sequential(net, nn.Unflatten(1, (2, 10))), TwoLogits())\n"
+        )
+    path = tmp_path / "results.json"
+    options = (
+        "--models",
+        "sub_lenet5_ws_al",
+        "own",
+        "--rounds",
+        1,
+        "--epochs",
+        1,
         "--device",
         "cpu",
-        "--output",
-        tmp_path / "results.json",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(seconds)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 128 + number and "Traceback" not in err
+    )
+    done = run(*options, "--workers", 1, "--output", path, script=script)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "Expected more than 1 value per channel" in done.stderr.splitlines()[-1]
+    assert "1 of 1 rounds missing" in done.stdout
+    assert json.loads(path.read_text())["models"]["sub_lenet5_ws_al"]["diverged"] == [False]
 
 
-def test_nothing_is_unpickled_from_files():
-    for name in ("data.py", "models.py", "train.py", "test.py"):
-        assert not re.search(
-            r"pickle|torch\.load|eval\(|exec\(", (ROOT / name).read_text().replace(".eval()", "")
-        )
-
-
-def test_the_core_imports_only_torch_torchvision_and_the_standard_library():
-    allowed = {*sys.stdlib_module_names, "torch", "torchvision", "data", "models", "train"}
-    for name in ("data.py", "models.py", "train.py", "test.py"):
-        imports = re.findall(r"^\s*(?:import|from) (\w+)", (ROOT / name).read_text(), re.MULTILINE)
-        assert imports and set(imports) <= allowed
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="it needs resource")
-def test_memory_does_not_grow_from_round_to_round(mnist):
-    import resource
-
-    settings = test.read_row("siamese") | {"epochs": 1, "batch_size": 500}
-    peaks = []
-    for seed in range(8):
-        test.run_job("siamese", settings, [seed], "cpu", mnist)
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    assert peaks[-1] - peaks[2] < 0.02 * peaks[2]  # two percent, of some 500 MB
-
-
-def test_a_write_that_fails_half_way_leaves_the_old_results(tmp_path, monkeypatch):
-    path = tmp_path / "results.json"
-    test.write_results(path, {"old": 1})
-    whole = Path.write_text
-
-    def half(self, text):
-        whole(self, text[: len(text) // 2])
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", half)
-    with pytest.raises(OSError, match="No space"):
-        test.write_results(path, {"new": 2})
-    assert json.loads(path.read_text()) == {"old": 1}
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
+def test_progress_that_nobody_can_read_costs_no_result(tmp_path):
+    """A full disk under the log; and the other end of a pipe, gone."""
+    options = ["--models", "sub_lenet5_ws_al", "--rounds", "4", "--epochs", "1", "--device", "cpu"]
+    for n, stderr in enumerate(("2>/dev/full", "2> >(head -n 1 > /dev/null)")):
+        path = tmp_path / f"{n}.json"
+        command = f"{sys.executable} {ROOT}/test.py {' '.join(options)} --output {path} {stderr}"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 and "4" in done.stdout
+        assert json.loads(path.read_text())["complete"] is True
 
 
 def test_an_interrupt_does_not_wait_for_long_rounds(tmp_path):
     """Rounds of minutes, stopped after seconds."""
     path = tmp_path / "results.json"
-    command = [
-        sys.executable,
-        ROOT / "test.py",
-        "--models",
-        "siamese",
-        "--epochs",
-        "500",
-        "--device",
-        "cpu",
-    ]
+    command = [sys.executable, ROOT / "test.py", "--models", "siamese", "--epochs", "500"]
     process = subprocess.Popen(
-        [*command, "--output", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--device", "cpu", "--output", path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    for _ in range(100):
+    for _ in range(200):
         if path.exists():
             break
         time.sleep(0.2)
@@ -564,3 +679,15 @@ def test_an_interrupt_does_not_wait_for_long_rounds(tmp_path):
     out, err = process.communicate(timeout=10)
     assert process.returncode == 143 and "Traceback" not in err
     assert "20 of 20 rounds missing" in out and json.loads(path.read_text())["complete"] is False
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it needs resource")
+def test_memory_does_not_grow_from_round_to_round():
+    import resource
+
+    row = test.EXPERIMENTS["siamese"] | {"epochs": 1, "batch_size": 500}
+    peaks = []
+    for seed in range(8):
+        test.run_rounds("siamese", row, [seed], 1000, "cpu")
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    assert peaks[-1] - peaks[2] < 0.02 * peaks[2]  # two percent, of some 500 MB

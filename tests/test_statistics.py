@@ -1,4 +1,4 @@
-"""What is computed from the errors of the rounds, against values worked by hand and by definition."""
+"""What is computed from the errors of the rounds, against values worked by hand."""
 
 import math
 
@@ -8,10 +8,11 @@ from report.gains import REPORT_2, gains, paired_gain
 from test import percent, table
 
 
-def entry(errors, diverged=None):
+def entry(errors, diverged=None, reported=17.0):
     """A model's part of the results file; an error of None is an unfinished round."""
     return {
         "parameters": 71076,
+        "reported": reported,
         "test_error": errors,
         "best_test_error": [None if error is None else error / 2 for error in errors],
         "seconds": [None if error is None else 2.0 for error in errors],
@@ -21,7 +22,7 @@ def entry(errors, diverged=None):
 
 def words(entries):
     """The words of each line of the table."""
-    results = {"environment": {"device": "cpu"}, "models": entries}
+    results = {"environment": {"device": "cpu", "rounds": 4}, "models": entries}
     return [line.split() for line in list(table(results))[3:]]
 
 
@@ -43,7 +44,7 @@ def test_paired_gain_by_hand():
 def test_a_row_of_the_table():
     (row,) = words({"siamese": entry([0.01, 0.02, 0.06])})
     assert " ".join(row) == "siamese 71,076 3.00 ± 2.65 1.50 ± 1.32 17.00 2.00"
-    (row,) = words({"own": entry([0.1])})  # no report has a figure for it
+    (row,) = words({"own": entry([0.1], reported=None)})  # no report has a figure for it
     assert " ".join(row) == "own 71,076 10.00 ± n/a 5.00 ± n/a 2.00"
 
 
@@ -54,13 +55,16 @@ def test_unfinished_rounds_are_left_out_and_said():
     )
     (row,) = words({"siamese": entry([None])})
     assert " ".join(row) == "siamese 71,076 n/a n/a 17.00 n/a 1 of 1 rounds missing"
+    (row,) = words({"siamese": {"parameters": 71076, "reported": 17.0}})  # of a run just begun
+    assert " ".join(row) == "siamese 71,076 n/a n/a 17.00 n/a 4 of 4 rounds missing"
 
 
 def test_diverged_rounds_are_left_out_and_said():
     errors = [0.01, 0.55, 0.02, 0.06, None]
     (row,) = words({"siamese": entry(errors, [False, True, False, False, None])})
     assert " ".join(row) == (
-        "siamese 71,076 3.00 ± 2.65 1.50 ± 1.32 17.00 2.00 1 of 5 rounds diverged 1 of 5 rounds missing"
+        "siamese 71,076 3.00 ± 2.65 1.50 ± 1.32 17.00 2.00 "
+        "1 of 5 rounds diverged 1 of 5 rounds missing"
     )
 
 

@@ -78,7 +78,7 @@ def train(
     comparison_weight=1.0,  # of the main loss
     digit_weight=0.0,  # of the auxiliary loss
     label_smoothing=0.0,  # of the auxiliary loss's labels, 0 to 1
-    rotation=0.0,  # degrees: by up to so many copies are turned that join the pairs (report 2)
+    rotation=0.0,  # degrees: a copy of each pair turned by up to this joins the pairs (report 2)
     copies=0,  # if not 0, every epoch but the last trains on so many freshly distorted copies
     distort=data.distort,  # what distorts them: input, generator -> a new input
 ):

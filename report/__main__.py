@@ -1,15 +1,15 @@
-"""The report, from what is missing of its results to the PDF: python -m report [--rounds N] [--workers N]
+"""The report, from what its results lack to the PDF: python -m report
 
-It runs the rounds that the files in report/results lack, draws report/figures and typesets report/report.pdf. Stopped
-and started again, it goes on where it was.
+It runs the rounds that the files in report/results lack, draws report/figures and typesets
+report/report.pdf. Stopped and started again, it goes on where it was.
 """
 
 import argparse
 import json
-import os
 import signal
 import sys
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ import typst
 
 import test
 from report import benchmark, experiments, figures, search, trained
+from report.files import CORES, complete, fail, write
 from report.numbers import numbers
 
 FOLDER = Path(__file__).parent
@@ -25,46 +26,43 @@ FOLDER = Path(__file__).parent
 def typeset(**options):
     """The PDF's bytes, or with format="png" those of its pages."""
     inputs = {"numbers": json.dumps(numbers())}
-    return typst.compile(FOLDER / "report.typ", sys_inputs=inputs, ignore_system_fonts=True, **options)
-
-
-def fail(message):
-    print(f"report: {message}", file=sys.stderr)
-    sys.exit(2)
+    source = FOLDER / "report.typ"
+    return typst.compile(source, sys_inputs=inputs, ignore_system_fonts=True, **options)
 
 
 def stop(number, frame):
-    print("report: stopped; what is finished is kept", file=sys.stderr)
+    test.say("report: stopped; what is finished is kept")
     sys.exit(128 + number)
 
 
 def main():
     parser = argparse.ArgumentParser(
-        prog="python -m report", description=__doc__.partition("\n")[0], allow_abbrev=False
+        prog="python -m report", description=__doc__.partition(":")[0], allow_abbrev=False
     )
-    parser.error = fail
-    parser.add_argument("--rounds", type=int, default=20, metavar="N", help="trainings of each model (20)")
-    cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--workers", type=int, default=cores, metavar="N", help="processes (one per core)")
+    parser.error, add, several = fail, parser.add_argument, partial(test.whole, low=2)
+    add("--rounds", type=several, default=20, metavar="N", help="trainings of each model (20)")
+    add("--workers", type=test.whole, default=CORES, metavar="N", help="processes (one per core)")
+    add("--replace", action="store_true", help="run again what has other settings in a file")
     options = parser.parse_args()
-    try:
-        test.check("--rounds", options.rounds, (2, 10**4))  # a spread needs two
-        test.check("--workers", options.workers, test.LIMITS["workers"])
-    except ValueError as error:
-        fail(error)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     torch.set_num_threads(1)  # so that workers can be forked
+    rounds, workers, replace = options.rounds, options.workers, options.replace
     try:
-        for part in (experiments, trained, search):
-            part.complete_all(options.rounds, options.workers)
-        benchmark.complete_all()
+        for rows in (experiments.main, experiments.grids, experiments.floor, experiments.ablation):
+            complete(rows.__name__, rows(), rounds, workers, replace=replace)
+        rows, look = trained.trained(), trained.train_and_describe
+        complete("trained", rows, rounds, workers, look, replace=replace)
+        rows, trainings, seed = search.search(), search.trainings(rounds), search.FIRST_SEED
+        complete("search", rows, trainings, workers, search.validate, seed, replace=replace)
+        benchmark.complete_all(replace)
+        figures.draw_all()
+        write(FOLDER / "report.pdf", typeset())
     except BrokenProcessPool:
-        sys.exit("report: a worker was killed, out of memory? What is finished is kept; try fewer --workers")
+        test.say("report: a worker was killed, out of memory? Try fewer --workers")
+        sys.exit(1)
     except (OSError, ValueError) as error:
         fail(error)
-    figures.draw()
-    (FOLDER / "report.pdf").write_bytes(typeset())
     print(FOLDER / "report.pdf")
 
 

@@ -1,25 +1,23 @@
-"""The speed of test.py beside a textbook training loop, model by model: report/results/benchmark.json.
+"""The speed of test.py beside a textbook training loop: report/results/benchmark.json.
 
-(a) the textbook loop: one round after the other, torch's default threads and memory layout, torch.optim.Adam, slices of
-    shuffled tensors, the whole test set at once;
+(a) the textbook loop: one round after the other, PyTorch's threads, memory layout and optimizers,
+    slices of shuffled tensors, the whole test set at once;
 (b) what test.py does on the CPU: rounds in parallel, a single-threaded process on each core.
 
-Both train on the same pairs and test after every epoch. They run in turn, several times. The FLOP utilisation is the
-floating point operations of the forward and backward passes over the time, as a share of what products of 1024x1024
-float32 matrices reach on the same cores in the same run. Also: start-up time, memory, and a profile of a training step.
+Both train on the same pairs and test after every epoch. They run in turn, several times. The FLOP
+utilisation is the floating point operations of the forward and backward passes over the time, as a
+share of what products of 1024x1024 float32 matrices reach on the same cores in the same run. Also:
+start-up time, memory, and a profile of a training step.
 """
 
-import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
 import time
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -28,29 +26,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import models
 import test
-import train
-from data import distort, load_mnist
-from report.experiments import RESULTS, load
+from data import add_rotated, generate_pair_sets
+from report.files import CORES, PAIRS, RESULTS, complete, good, read
+from train import train
 
 EPOCHS, REPEATS = 12, 3  # of a round; of each measurement
-NAMES = "textbook_seconds", "seconds", "textbook_utilisation", "utilisation"
+MEASURES = "textbook_seconds", "seconds", "textbook_utilisation", "utilisation"
 
 
-def textbook_lenet():
-    """Report 1's digit net with its second convolution written as one."""
-    return nn.Sequential(
-        *(nn.Conv2d(1, 16, kernel_size=5), nn.Tanh(), nn.AvgPool2d(2)),
-        *(nn.Conv2d(16, 120, kernel_size=5), nn.Tanh(), nn.Flatten()),
-        *(nn.Linear(120, 82), nn.Tanh(), nn.Linear(82, 10), nn.LogSoftmax(dim=1)),
-    )
-
-
-def start_textbook(threads):
-    """In the process that runs the textbook loop: PyTorch's threads and layout, plain models."""
-    test.start_worker()
-    torch.set_num_threads(threads)
-    models.Convolutions.forward = nn.Sequential.forward
-    models.lenet_digit = textbook_lenet
+def plain(module):
+    """A model as a textbook has it: plain Sequentials, LeNet's second convolution as one."""
+    for name, child in list(module.named_children()):
+        module.add_module(name, plain(child))
+    if isinstance(module, models.Convolutions):
+        return nn.Sequential(*module)
+    if isinstance(module, nn.Sequential) and isinstance(module[-1], nn.LogSoftmax):  # LeNet
+        module[3], module[4] = nn.Conv2d(16, 120, kernel_size=5), nn.Flatten()
+    return module
 
 
 def textbook_loss(row, comparison, digits, target, classes):
@@ -64,20 +56,23 @@ def textbook_loss(row, comparison, digits, target, classes):
     return loss
 
 
-def textbook_round(key, row, seed, mnist):
-    """Seconds that the textbook loop takes for one round of a row of test.py's table."""
+def textbook_round(row, seed, nb_pairs):
+    """Seconds that the textbook loop takes for one round."""
     start = time.perf_counter()
-    _, train_set, test_set, generator = test.prepare(key, row["rotation"], seed, "cpu", mnist)
-    model = models.MODELS[key]()
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[row["optimizer"]]
-    optimizer = kind(model.parameters(), lr=row["learning_rate"])
-    size = row["batch_size"]
+    generator = torch.Generator().manual_seed(seed)
+    sets = generate_pair_sets(nb_pairs, generator)
+    train_set, (test_input, test_target, _) = sets[:3], sets[3:]
+    if row["rotation"]:
+        train_set = add_rotated(*train_set, generator, row["rotation"])
+    model, size, copies = plain(row["model"]()), row["batch_size"], row["copies"]
+    kind, rate = getattr(torch.optim, row["optimizer"]), row["learning_rate"]
+    optimizer = kind(model.parameters(), lr=rate, weight_decay=row["weight_decay"])
     for epoch in range(row["epochs"]):
         model.train()
         input, target, classes = train_set
-        if row["distorted"] and epoch < row["epochs"] - 1:
-            input = torch.cat([distort(input, generator) for _ in range(row["distorted"])])
-            target, classes = target.repeat(row["distorted"]), classes.repeat(row["distorted"], 1)
+        if copies and epoch < row["epochs"] - 1:
+            input = torch.cat([row["distort"](input, generator) for _ in range(copies)])
+            target, classes = target.repeat(copies), classes.repeat(copies, 1)
         order = torch.randperm(len(input), generator=generator)
         input, target, classes = input[order], target[order], classes[order]
         for b in range(0, len(input), size):
@@ -88,26 +83,26 @@ def textbook_round(key, row, seed, mnist):
             optimizer.step()
         model.eval()
         with torch.no_grad():
-            ((model(test_set[0])[0] > 0) == test_set[1]).float().mean().item()
+            ((model(test_input)[0] > 0) == test_target).float().mean().item()
     return time.perf_counter() - start
 
 
-def flops(key, row):
+def flops(row, nb_pairs):
     """Floating point operations of one round: training forward and backward, and the tests."""
-    model, pairs = models.MODELS[key](), torch.zeros(row["batch_size"], 2, 14, 14)
+    model, pairs = plain(row["model"]()), torch.zeros(row["batch_size"], 2, 14, 14)
     target, classes = torch.zeros(len(pairs)).long(), torch.zeros(len(pairs), 2).long()
     with FlopCounterMode(display=False) as training:
         textbook_loss(row, *model(pairs), target, classes).backward()
     with FlopCounterMode(display=False) as testing, torch.no_grad():
         model.eval()(pairs)
-    batches = test.PAIRS / len(pairs)  # of the pairs, once
-    copies = row["epochs"] * (2 if row["rotation"] else 1)
-    if row["distorted"]:
-        copies = row["distorted"] * (row["epochs"] - 1) + 1
-    return batches * (copies * training.get_total_flops() + row["epochs"] * testing.get_total_flops())
+    copies = row["epochs"] * (2 if row["rotation"] else 1)  # of the pairs, over the epochs
+    if row["copies"]:
+        copies = row["copies"] * (row["epochs"] - 1) + 1
+    total = copies * training.get_total_flops() + row["epochs"] * testing.get_total_flops()
+    return total * nb_pairs / len(pairs)
 
 
-def matrix_product_speed(_):
+def matrix_product_speed():
     """FLOP/s of the product of two 1024x1024 float32 matrices, with this process's threads."""
     a, seconds = torch.rand(1024, 1024), []
     for _ in range(40):
@@ -117,61 +112,75 @@ def matrix_product_speed(_):
     return 2 * 1024**3 / statistics.median(seconds)
 
 
-def compare(key, workers, mnist):
-    """Measure one model once: seconds a round and FLOP utilisation of (a) and of (b)."""
-    row, jobs = test.read_row(key) | {"epochs": EPOCHS}, range(2 * workers)
-    fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(1, fork, start_textbook, (workers,)) as textbook:
-        seconds_a = textbook.submit(textbook_round, key, row, 0, mnist).result()
-        peak_a = textbook.submit(matrix_product_speed, None).result()
-        work = textbook.submit(flops, key, row).result()
+def textbook(row, seed, nb_pairs):
+    """In a process of its own: seconds and FLOPs of a round, and the speed of matrix products."""
+    torch.set_num_threads(CORES)  # PyTorch's default
+    return textbook_round(row, seed, nb_pairs), flops(row, nb_pairs), matrix_product_speed()
+
+
+def compare(name, row, seeds, nb_pairs, device):
+    """Measure a row once: MEASURES of (a) and (b), and what test.keep asks for."""
+    arguments = train.__kwdefaults__ | row
+    job = arguments, seeds[0], nb_pairs
+    ((_, (a, work, speed_a)),) = test.run_in_workers(textbook, [job], 1)
+    jobs = [(name, row, [seed], nb_pairs, device) for seed in range(2 * CORES)]
     start = time.perf_counter()
-    list(test.run_in_workers([(key, row, [seed]) for seed in jobs], workers, mnist))
-    seconds_b = (time.perf_counter() - start) / len(jobs)
-    with ProcessPoolExecutor(workers, fork, test.start_worker) as ours:
-        peak_b = sum(ours.map(matrix_product_speed, range(workers)))
-    return seconds_a, seconds_b, work / seconds_a / peak_a, work / seconds_b / peak_b
+    outcomes = [outcome for _, (outcome,) in test.run_in_workers(test.run_rounds, jobs, CORES)]
+    b = (time.perf_counter() - start) / len(jobs)
+    speeds = test.run_in_workers(matrix_product_speed, [()] * CORES, CORES)
+    shares = work / a / speed_a, work / b / sum(speed for _, speed in speeds)
+    found = {key: outcomes[0][key] for key in ("test_error", "diverged")}
+    return [found | dict(zip(MEASURES, (a, b, *shares))) | {"load": os.getloadavg()[0]}]
 
 
-def profile(key, row, seeds, device, mnist):
-    """Milliseconds of one training step, by kind of operation; a job for run_in_workers."""
-    kinds = {"convolution": "convolution", "batch_norm": "batch norm", "pool": "pooling", "relu": "ReLU"}
-    kinds["threshold"] = "ReLU"  # its gradient
-    model, train_set, test_set, generator = test.prepare(key, row["rotation"], seeds[0], device, mnist)
-    settings = {name: value for name, value in row.items() if name != "rotation"}
-    with (
-        patch.object(train, "evaluate", lambda *_: [0.0]),
-        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler,
-    ):
-        train.train([model], [train_set], [test_set], [generator], **settings)
-    spent, steps = Counter(), row["epochs"] * len(train_set[0]) // row["batch_size"]
+def in_turn(function, jobs, workers):
+    """Like test.run_in_workers, in this process; `function` has the workers to itself."""
+    return ((job, function(*job)) for job in jobs)
+
+
+def profile():
+    """Milliseconds of a training step of the siamese model, by kind of operation."""
+    kinds = {"convolution": "convolution", "batch_norm": "batch norm", "pool": "pooling"}
+    kinds |= {"relu": "ReLU", "threshold": "ReLU"}  # the latter is its gradient
+    sets = generate_pair_sets(PAIRS, torch.Generator().manual_seed(0))
+    train_set, test_set = sets[:3], [tensor[:1] for tensor in sets[3:]]
+    model, epochs = models.siamese(), 2
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        train(model, train_set, test_set, torch.Generator().manual_seed(0), epochs=epochs)
+    spent, steps = Counter(), epochs * PAIRS // train.__kwdefaults__["batch_size"]
     for event in profiler.key_averages():
         kind = next((kind for word, kind in kinds.items() if word in event.key.lower()), "the rest")
         spent[kind] += event.self_cpu_time_total / 1000 / steps
-    return [dict(spent)]
+    return dict(spent)
+
+
+def command(folder, *options):
+    output = f"{folder}/results.json"
+    return [sys.executable, test.__file__, "--device", "cpu", "--output", output, *options]
 
 
 def first_round():
     """Seconds from launch to the end of a run of one round of one epoch."""
+    options = "--models", next(iter(test.EXPERIMENTS)), "--rounds", "1", "--epochs", "1"
     start = time.perf_counter()
     with TemporaryDirectory() as folder:
-        options = ["--models", "sub_lenet5_ws_al", "--rounds", "1", "--epochs", "1", "--device", "cpu"]
-        command = [sys.executable, test.__file__, *options, "--output", f"{folder}/results.json"]
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run(command(folder, *options), check=True, capture_output=True)
     return time.perf_counter() - start
 
 
-def memory(workers):
-    """Megabytes (proportional set size) of a run's processes after five rounds of each model, the parent first."""
+def memory():
+    """Megabytes (proportional set size) of a run's processes after five rounds of each model."""
     with TemporaryDirectory() as folder:
-        options = ["--epochs", "1", "--device", "cpu", "--workers", str(workers)]
-        command = [sys.executable, test.__file__, *options, "--output", f"{folder}/results.json"]
-        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        options = command(folder, "--epochs", "1", "--workers", str(CORES))
+        streams = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        run = subprocess.Popen(options, **streams)
         try:
-            next(line for line in run.stderr if line.startswith(f"{5 * len(models.MODELS)} of"))
+            done = f"; {5 * len(test.EXPERIMENTS)} of "
+            next(line for line in run.stderr if done in line)
             tasks = Path(f"/proc/{run.pid}/task").glob("*/children")
-            processes = [run.pid, *(pid for children in tasks for pid in children.read_text().split())]
-            texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in processes]
+            children = [pid for task in tasks for pid in task.read_text().split()]
+            paths = [Path(f"/proc/{pid}/smaps_rollup") for pid in (run.pid, *children)]
+            texts = [path.read_text() for path in paths]
         finally:
             run.terminate()
             run.communicate()
@@ -181,11 +190,15 @@ def memory(workers):
 def rows(results):
     """The table's rows as texts: medians, and last the sum over the models."""
     total = Counter()
-    for key, entry in results["models"].items():
-        a, b, share_a, share_b = (statistics.median(values) for values in entry.values())
-        total += Counter(a=a, b=b)
-        yield [key, f"{a:.2f}", f"{b:.2f}", f"{a / b:.2f}", f"{100 * share_a:.2f}", f"{100 * share_b:.2f}"]
-    yield ["all", f"{total['a']:.2f}", f"{total['b']:.2f}", f"{total['a'] / total['b']:.2f}", "", ""]
+    for name, entry in results["models"].items():
+        values = [good(entry, measure) for measure in MEASURES]
+        if all(values):
+            a, b, *shares = map(statistics.median, values)
+            total += Counter(a=a, b=b)
+            shares = (f"{100 * share:.2f}" for share in shares)
+            yield [name, f"{a:.2f}", f"{b:.2f}", f"{a / b:.2f}", *shares]
+    a, b = total["a"], total["b"]
+    yield ["all", f"{a:.2f}", f"{b:.2f}", f"{a / b:.2f}" if b else "n/a", "", ""]
 
 
 def table(results):
@@ -198,31 +211,23 @@ def table(results):
         yield layout.format(*row).rstrip()
 
 
-def complete_all():
-    """Measure what report/results/benchmark.json lacks. It is best done when nothing else runs."""
-    torch.set_num_threads(1)  # so that this process, with no other threads, can fork workers
-    path, workers, mnist = RESULTS / "benchmark.json", len(os.sched_getaffinity(0)), load_mnist()
-    environment = {"torch": torch.__version__, "cores": workers, "load before": round(os.getloadavg()[0], 2)}
-    environment |= {"epochs": EPOCHS, "repeats": REPEATS}
-    entries = {key: {name: [] for name in NAMES} for key in models.MODELS}
-    results = {"environment": environment, "models": entries}
-    if path.exists():
-        results = load("benchmark")
-    entries = results["models"]
-    jobs = [key for n in range(REPEATS) for key, entry in entries.items() if len(entry["seconds"]) <= n]
-    for done, key in enumerate(jobs, 1):
-        for name, value in zip(NAMES, compare(key, workers, mnist), strict=True):
-            entries[key][name].append(value)
-        test.write_results(path, results)
-        print(f"benchmark: {done} of {len(jobs)} measurements done", flush=True)
+def benchmark():
+    changes = dict(epochs=EPOCHS, reported=None)
+    return {name: row | changes for name, row in test.EXPERIMENTS.items()}
+
+
+def complete_all(replace=False):
+    """Measure what benchmark.json lacks. It is best done when nothing else runs."""
+    complete("benchmark", benchmark(), REPEATS, CORES, compare, run=in_turn, replace=replace)
+    results = read("benchmark")
     if "memory" not in results:
-        row = test.read_row("siamese") | {"epochs": 2}
-        ((_, (results["profile"],)),) = test.run_in_workers([("siamese", row, [0])], 1, mnist, profile)
+        ((_, results["profile"]),) = test.run_in_workers(profile, [()], 1)
         results["first_round"] = [first_round() for _ in range(REPEATS)]
-        results["memory"] = memory(workers)
-        test.write_results(path, results)
+        results["memory"] = memory()
+        test.write_results(RESULTS / "benchmark.json", results)
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # so that this process, with no other threads, can fork workers
     complete_all()
-    print(*table(load("benchmark")), sep="\n")
+    print(*table(read("benchmark")), sep="\n")

@@ -1,5 +1,8 @@
-"""What each technique gains: the mean over rounds of the error without it minus the error with it, in percentage
-points, and that mean's 95% interval by the paired t-test. Both models of a pair have the same data in each round."""
+"""What each technique gains: the mean over rounds of the error without it minus that with it.
+
+It is in percentage points, with its 95% interval by the paired t-test: both models of a pair have
+the same data in each round.
+"""
 
 from scipy.stats import ttest_rel
 
@@ -34,17 +37,20 @@ def paired_gain(without, with_it):
 
 
 def gain(without, with_it):
-    """paired_gain of two models' entries in results files, in percentage points, over the rounds that both finished
-    and in which neither diverged; None if they are fewer than two."""
-    pairs = zip(without["test_error"], with_it["test_error"], without["diverged"], with_it["diverged"], strict=False)
-    errors = [(a, b) for a, b, *diverged in pairs if diverged == [False, False]]
-    return [100 * x for x in paired_gain(*zip(*errors, strict=True))] if len(errors) > 1 else None
+    """paired_gain of two models' entries, in percentage points; None of fewer than two rounds.
+
+    It is over the rounds that both finished and in which neither diverged.
+    """
+    both = without, with_it
+    lists = (entry.get(measure, []) for measure in ("test_error", "diverged") for entry in both)
+    errors = [(a, b) for a, b, *diverged in zip(*lists) if diverged == [False, False]]
+    return [100 * x for x in paired_gain(*zip(*errors))] if len(errors) > 1 else None
 
 
 def gains(models, rivals):
     """Lines to print: each of `rivals` among the models in a results file."""
     for technique, *pair in rivals:
-        if all(key in models for key in pair) and (found := gain(*(models[key] for key in pair))):
+        if found := gain(*(models.get(name, {}) for name in pair)):
             mean, low, high = found
-            names = " -> ".join(key.partition(",")[0] for key in pair)
+            names = " -> ".join(name.partition(",")[0] for name in pair)
             yield f"{technique:<18}{names:<37}{mean:>6.2f}   [{low:.2f}, {high:.2f}]"

@@ -20,7 +20,8 @@ def load_mnist(root=None):
 
     Images are uint8 [60000, 28, 28] and [10000, 28, 28], labels int64 in 0..9. The four .gz files
     are in MNIST/raw in `root`, the environment variable PYTORCH_DATA_DIR or data/ beside this file;
-    torchvision checks their MD5 and downloads what is missing or damaged, or raises ValueError.
+    torchvision checks their MD5 and downloads, for this time, what is missing or damaged, or else
+    ValueError is raised.
     """
     try:
         from torchvision.datasets import MNIST  # here, so that a misfit is told in one line
@@ -35,7 +36,7 @@ def load_mnist(root=None):
             (Path(draft) / "MNIST/raw").mkdir(parents=True)
             for path in (root / "MNIST/raw").glob("*.gz"):
                 shutil.copy(path, Path(draft) / "MNIST/raw")
-            train, test = (MNIST(draft, train=train, download=True) for train in (True, False))
+            train, test = (MNIST(draft, train=part, download=True) for part in (True, False))
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"MNIST's files in {root / 'MNIST/raw'} are missing or damaged, and downloading them "
@@ -75,7 +76,7 @@ def generate_pair_sets(nb, generator=None):
 def warp(input, generator=None, degrees=0, scale=0, shear=0, shift=0, mode="bilinear"):
     """Turn, stretch, slant and move every image of `input` [N, 2, 14, 14] by amounts of its own.
 
-    They are uniform: angles in ±degrees, factors of width and height in 1 ± scale, slants in
+    They are uniform: angles in ±degrees, divisors of width and height in 1 ± scale, slants in
     ±shear, shifts along both axes in ±shift pixels. `mode` is F.grid_sample's; MNIST's background,
     0, is beyond the edge. Returns a new tensor of the same shape.
     """
@@ -83,13 +84,15 @@ def warp(input, generator=None, degrees=0, scale=0, shear=0, shift=0, mode="bili
     uniform = 2 * torch.rand(6, len(images), generator=generator).to(input) - 1
     angle, slant = math.radians(degrees) * uniform[0], shear * uniform[1]
     width, height = 1 + scale * uniform[2:4]
-    right, down = 2 * shift / input.shape[-1] * uniform[4:]  # an image is 2 wide
+    x, y = 2 * shift / input.shape[-1] * uniform[4:]  # an image is 2 wide
     cos, sin = angle.cos(), angle.sin()
-    matrix = [width * cos, slant * cos - height * sin, right]
-    matrix += [width * sin, slant * sin + height * cos, down]
+    matrix = [width * cos, slant * cos - height * sin, x]  # where each new pixel comes from
+    matrix += [width * sin, slant * sin + height * cos, y]
     matrix = torch.stack(matrix, dim=1).view(-1, 2, 3)
     grid = F.affine_grid(matrix, images.shape, align_corners=False)
-    return F.grid_sample(images, grid, mode, align_corners=False).view_as(input)
+    place = "cpu" if images.device.type == "mps" else images.device  # MPS may lack bicubic
+    moved = F.grid_sample(images.to(place), grid.to(place), mode, align_corners=False)
+    return moved.to(input).view_as(input)
 
 
 def distort(input, generator=None, strength=1.0, thickening=0.3, mode="bicubic"):

@@ -16,13 +16,13 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import torch
 
 import models
-from data import generate_pair_sets
+from data import generate_pair_sets, load_mnist
 from train import Stack, train
 
 # A row is an experiment: a name, a model of models.py, the arguments of train that differ from the
@@ -47,32 +47,32 @@ LAYOUT = "{:<18}{:>11}{:>16}{:>16}{:>13}{:>10}"
 
 
 def run_rounds(name, row, seeds, nb_pairs, device, folder=None, look=None):
-    """Train a row of the table once for each of `seeds` and return what is kept of each round.
+    """Train a row of the table once for each of `seeds`, several as one stack.
 
-    All of a round is drawn from its seed, first the pairs, the course's under torch.manual_seed(
-    seed). Several rounds train as one stack. What look(model, pairs) returns is kept, too.
+    All of a round is drawn from its seed, first the pairs, which are the course's. Returns for each
+    what the results file keeps and look(model, pairs) returns; `folder` is where weights go.
     """
     start, outcomes = time.perf_counter(), []
     arguments = {key: row[key] for key in row if key not in ("model", "reported")}
-    trained, pairs, generators = [], [], []
+    nets, pairs, generators = [], [], []
     with torch.random.fork_rng(devices=[]):  # gives the global generator back as it was
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)
             pairs.append([x.to(device) for x in generate_pair_sets(nb_pairs, generator)])
             weight_seed, training_seed = torch.randint(2**32, (2,), generator=generator).tolist()
             torch.manual_seed(weight_seed)  # layers draw from torch's global generator
-            trained.append(row["model"]().to(device))
+            nets.append(row["model"]().to(device))
             generators.append(torch.Generator().manual_seed(training_seed))
         if len(seeds) == 1:
-            model, sets = trained[0], pairs[0]
+            model, sets = nets[0], pairs[0]
             histories = [train(model, sets[:3], sets[3:], generators[0], **arguments)]
         else:
             sets = [torch.stack(tensors, dim=1) for tensors in zip(*pairs)]
-            history = train(Stack(trained), sets[:3], sets[3:], generators, **arguments)
+            history = train(Stack(nets), sets[:3], sets[3:], generators, **arguments)
             by_round = [zip(*values) for values in history.values()]
             histories = [dict(zip(history, columns)) for columns in zip(*by_round)]
     seconds = (time.perf_counter() - start) / len(seeds)
-    for seed, model, own_pairs, history in zip(seeds, trained, pairs, histories):
+    for seed, model, own_pairs, history in zip(seeds, nets, pairs, histories):
         if folder:
             weights = {key: value.cpu().clone() for key, value in model.state_dict().items()}
             torch.save(weights, folder / f"{name}-{seed}.pt")
@@ -88,6 +88,7 @@ def run_rounds(name, row, seeds, nb_pairs, device, folder=None, look=None):
 
 def start_worker():
     torch.set_num_threads(1)  # several threads in each process would wait for one another
+    load_mnist()  # here, as a spawned worker's first round is no longer than others
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent's to handle
 
@@ -109,7 +110,7 @@ def run_in_workers(function, jobs, workers, method=None):
 
 
 def run_under_torchrun(function, jobs, rank):
-    """Yield so in rank 0; every process of torchrun's takes the next job that is left."""
+    """Like run_in_workers, among torchrun's processes: each takes the next job, rank 0 yields."""
     store = next(torch.distributed.rendezvous("env://"))[0]
     missing = list(range(len(jobs))) if rank == 0 else []
     while (n := store.add("taken", 1) - 1) < len(jobs) or missing:
@@ -230,9 +231,9 @@ def find_device(name):
     if name == "auto":
         found = torch.accelerator.is_available() and torch.accelerator.current_accelerator()
         name = found.type if found else "cpu"
-    if "LOCAL_RANK" in os.environ and not name.startswith("cpu"):  # torchrun's: a GPU each
-        torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
     try:
+        if "LOCAL_RANK" in os.environ and not name.startswith("cpu"):  # torchrun's: a GPU each
+            torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
         torch.zeros(1, device=name).item()
     except Exception as error:  # each backend has its own
         raise ValueError(f"--device {name}: {error}") from error
@@ -249,7 +250,7 @@ def check_rows(options, device, stack):
             rows[name] = EXPERIMENTS[name] | changes
             run_rounds(name, rows[name], [options.seed], 8, device)
             multiprocessing.reduction.ForkingPickler.dumps(rows[name])  # as a worker gets it
-            f"{rows[name].get('reported') or 0:.2f}"  # as the table prints it
+            format(rows[name].get("reported") or 0, ".2f")  # as the table prints it
         except Exception as error:
             raise ValueError(f"row {name}: {type(error).__name__}: {error}") from error
         try:
@@ -306,7 +307,8 @@ def main():
         fail(error)
     code = 0
     try:
-        keep(finished, len(jobs), results, path)
+        with closing(finished):  # which stops the workers
+            keep(finished, len(jobs), results, path)
     except SystemExit as stopped:
         code = stopped.code
     except Exception as error:

@@ -53,7 +53,7 @@ def evaluate(model, test_input, test_target):
 
 
 def shuffled(input, target, classes, generator=None, copies=0, distort=None):
-    """The pairs in a new order or, if `copies` is not 0, so many distorted copies of each."""
+    """The pairs in a new order; if `copies` is not 0, so many distorted copies of each instead."""
     if copies:
         input = torch.cat([distort(input, generator) for _ in range(copies)])
         target, classes = target.repeat(copies), classes.repeat(copies, 1)
@@ -67,20 +67,20 @@ def train(
     test_set,
     generator=None,
     *,
-    optimizer="Adam",  # or "AdamW", "SGD": a class of torch.optim
+    optimizer="Adam",  # or "AdamW", "SGD": a class of torch.optim that takes fused=True
     learning_rate=0.001,  # of "one-cycle" the highest
     weight_decay=0.0,
     momentum=0.0,  # of "SGD"
     schedule="constant",  # or "adaptive" (report 1, section VII), "one-cycle" (Smith, 2018)
-    lowest_rate=1e-4,  # of "adaptive"; without it sub_lenet5_ws, which starts here, ends at chance
+    lowest_rate=1e-4,  # of "adaptive": without it sub_lenet5_ws, which starts here, ends at chance
     batch_size=100,  # pairs
     epochs=25,
     comparison_weight=1.0,  # of the main loss
     digit_weight=0.0,  # of the auxiliary loss
     label_smoothing=0.0,  # of the auxiliary loss's labels, 0 to 1
-    rotation=0.0,  # degrees: a copy of each pair turned by up to this joins the pairs (report 2)
-    copies=0,  # if not 0, every epoch but the last trains on so many freshly distorted copies
-    distort=data.distort,  # what distorts them: input, generator -> a new input
+    rotation=0.0,  # degrees: if not 0, a copy of each pair, turned by up to this, joins (report 2)
+    copies=0,  # if not 0, all epochs but the last have so many distortions of each pair instead
+    distort=data.distort,  # what distorts: input, generator -> a new input
 ):
     """Train `model` in place; return its history, by name a list with a value for each epoch.
 
@@ -88,21 +88,23 @@ def train(
     trained on, "test_error" that on `test_set` after it, both 0 to 1, or NaN; "learning_rate" is
     that of its first step. `train_set` and `test_set` are the first and the last three tensors that
     generate_pair_sets returns, on the model's device (the last one is not looked at). `generator`,
-    on the CPU, draws augmentation and order; without one, torch's global generator does. Raises
-    ValueError, or what torch raises, where an argument makes no sense.
+    on the CPU, draws augmentation and order; without one, torch's global generator does. A Stack
+    has tensors [N, R, ...] and a list of R generators. Raises ValueError, or what torch raises,
+    where an argument makes no sense.
     """
     for name, value in {"batch_size": batch_size, "epochs": epochs}.items():
         if type(value) is not int or value < 1:
             raise ValueError(f"{name} is {value!r}, it must be a whole number above 0")
     if schedule not in ("constant", "adaptive", "one-cycle"):
         raise ValueError(f"schedule is {schedule!r}, it must be constant, adaptive or one-cycle")
-    if not (comparison_weight >= 0 and digit_weight >= 0 and comparison_weight + digit_weight > 0):
-        raise ValueError("comparison_weight and digit_weight must be 0 or more, and not both 0")
     weights = comparison_weight, digit_weight, label_smoothing
+    if not all(weight >= 0 for weight in weights) or comparison_weight + digit_weight == 0:
+        raise ValueError("a loss's weight or its label_smoothing is below 0, or both weights are 0")
     if rotation:
         train_set = each_round(data.add_rotated, train_set, generator, rotation)
     copies_by_epoch = [copies] * (epochs - 1) + [0]
-    groups = [{"params": one.parameters()} for one in getattr(model, "rounds", [model])]
+    rounds = model.rounds if isinstance(model, Stack) else [model]
+    groups = [{"params": one.parameters()} for one in rounds]
     settings = {"lr": learning_rate, "weight_decay": weight_decay, "fused": True}
     settings |= {"momentum": momentum} if momentum else {}  # which only SGD takes
     optimizer = getattr(torch.optim, optimizer)(groups, **settings)
@@ -139,9 +141,6 @@ def train(
     return history
 
 
-# What follows trains several rounds as one model, which fills an accelerator; not used on a CPU.
-
-
 def each_round(function, tensors, generator, *arguments):
     """function(*tensors, generator, *arguments); round by round where there is a generator each."""
     if not isinstance(generator, list):
@@ -152,10 +151,10 @@ def each_round(function, tensors, generator, *arguments):
 
 
 class Stack(torch.nn.Module):
-    """R models of one architecture as one: pairs [N, R, 2, 14, 14] to [N, R] and [N, R, 2, 10].
+    """R models of one kind as one, to fill a GPU: [N, R, 2, 14, 14] to [N, R] and [N, R, 2, 10].
 
-    Their parameters, gradients and buffers become views of stacked ones, so that an optimizer of
-    theirs trains the stack. On a CPU it is for float64 only: models.Convolutions defies vmap.
+    Their parameters, gradients (0 where alone there is none) and buffers become views of stacked
+    ones, so that an optimizer of theirs trains the stack. A CPU takes it in float64 alone.
     """
 
     def __init__(self, models):

@@ -184,7 +184,9 @@ def test_dropout_is_of_the_round_too():
     """Layers that draw as they run, like those that draw their weights, draw from the seed."""
 
     def dropping():
-        return Model(Shared(torch.nn.Sequential(trunk(1, 10), torch.nn.Dropout(0.5))), TwoLogits())
+        return Model(
+            Shared(torch.nn.Sequential(trunk(1, 10), torch.nn.Dropout(0.5))), TwoLogits(20, 2)
+        )
 
     rounds = []
     for _ in range(2):
@@ -327,7 +329,7 @@ def test_a_new_model(tmp_path, monkeypatch):
 
 
 def own():
-    return Model(Shared(trunk(1, 10)), TwoLogits())
+    return Model(Shared(trunk(1, 10)), TwoLogits(20, 2))
 
 
 def test_a_name_that_comes_twice_is_refused_by_python(tmp_path):
@@ -400,13 +402,16 @@ def test_a_device_that_is_not_there(capsys):
         (dict(model=own, batch_size=0), "batch_size is 0"),
         (dict(model=own, epochs=2.5), "epochs is 2.5"),
         (dict(model=own, schedule="yes"), "schedule is 'yes'"),
-        (dict(model=own, comparison_weight=0), "not both 0"),
+        (dict(model=own, comparison_weight=0), "weights are 0"),
         (dict(model=own, reported="17"), "f"),
         (dict(epochs=1), "KeyError: 'model'"),
         (dict(model="siamese"), "'str' object is not callable"),
         (dict(model=lambda: own()), "lambda"),
-        (dict(model=lambda: Model(Shared(trunk(1, 9)), TwoLogits())), "shape"),
-        (dict(model=lambda: Model(trunk(2, 20), TwoLogits())), "must return [N] and [N, 2, 10]"),
+        (dict(model=lambda: Model(Shared(trunk(1, 9)), TwoLogits(20, 2))), "shape"),
+        (
+            dict(model=lambda: Model(trunk(2, 20), TwoLogits(20, 2))),
+            "must return [N] and [N, 2, 10]",
+        ),
         (("Adam", 0.01), "tuple"),
         (None, "NoneType"),
     ],
@@ -627,7 +632,7 @@ def test_a_model_that_fails_in_mid_run_costs_no_result(tmp_path):
         file.write(
             "\n\ndef own():\n"
             "    net = nn.Sequential(nn.Flatten(), nn.Linear(392, 20), nn.BatchNorm1d(20))\n"
-            "    return Model(nn.Sequential(net, nn.Unflatten(1, (2, 10))), TwoLogits())\n"
+            "    return Model(nn.Sequential(net, nn.Unflatten(1, (2, 10))), TwoLogits(20, 2))\n"
         )
     path = tmp_path / "results.json"
     options = (

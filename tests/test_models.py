@@ -129,7 +129,7 @@ def test_in_evaluation_a_pair_does_not_depend_on_its_batch(key, pair_sets):
 
 def test_log_odds_are_the_two_logits():
     """Binary cross-entropy of the log-odds is the report's cross-entropy of the two logits."""
-    head, digits, target = TwoLogits(), torch.randn(30, 2, 10), torch.randint(2, (30,))
+    head, digits, target = TwoLogits(20, 2), torch.randn(30, 2, 10), torch.randint(2, (30,))
     logits = nn.Linear.forward(head, digits.flatten(1))
     torch.testing.assert_close(
         F.binary_cross_entropy_with_logits(head(digits), target.float()),

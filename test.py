@@ -75,7 +75,7 @@ def run_rounds(name, row, seeds, nb_pairs, device, folder=None, look=None):
     for seed, model, own_pairs, history in zip(seeds, nets, pairs, histories):
         if folder:
             weights = {key: value.cpu().clone() for key, value in model.state_dict().items()}
-            torch.save(weights, folder / f"{name}-{seed}.pt")
+            torch.save(weights, folder / f"{name}-{seed}.pt".replace("/", "_"))
         for key, values in history.items():  # JSON has no inf and no nan
             history[key] = [value if math.isfinite(value) else None for value in values]
         errors = history.pop("test_error")
@@ -143,11 +143,9 @@ def table(results):
         seconds = f"{statistics.mean(entry['seconds'][r] for r in good):.2f}" if good else "n/a"
         reported = "" if entry["reported"] is None else f"{entry['reported']:.2f}"
         columns = f"{entry['parameters']:,}", percent(last), percent(best), reported, seconds
-        line = LAYOUT.format(name, *columns)
-        for value, what in ((True, "diverged"), (None, "missing")):
-            if count := state.count(value):
-                line += f"  {count} of {len(state)} rounds {what}"
-        yield line
+        counts = {"diverged": state.count(True), "missing": state.count(None)}
+        notes = [f"  {n} of {len(state)} rounds {what}" for what, n in counts.items() if n]
+        yield LAYOUT.format(name, *columns) + "".join(notes)
 
 
 def new_results(rows, device, workers, seed, rounds, pairs):
@@ -187,8 +185,7 @@ def keep(finished, nb_jobs, results, path):
         rounds = [seed - environment["seed"] for seed in seeds]
         for r, outcome in zip(rounds, outcomes):
             for key, value in outcome.items():
-                missing = [None] * environment["rounds"]
-                results["models"][name].setdefault(key, missing)[r] = value
+                results["models"][name].setdefault(key, [None] * environment["rounds"])[r] = value
         results["complete"] = done == nb_jobs
         write_results(path, results)
         left = round((time.monotonic() - start) / done * (nb_jobs - done))
@@ -271,12 +268,13 @@ def main():
         device = find_device(options.device)
         if options.workers and (device != "cpu" or torchrun):
             raise ValueError("--workers is for the CPU without torchrun, leave it out")
-        if path.suffix != ".json" or path.exists() != path.is_file():
-            raise ValueError(f"--output {path} must be a file, its name ending in .json")
+        there = path.resolve().parent.is_dir() and path.exists() == path.is_file()
+        if path.suffix != ".json" or not there:
+            raise ValueError(f"--output {path} must be a file in a folder that is there, and .json")
         if options.save and options.save.exists() and any(options.save.iterdir()):
             raise ValueError(f"--save {options.save} is not empty, name a new folder")
         if rank == 0:
-            say(f"{len(options.models)} models, {rounds} rounds, {device}; checking every row")
+            say(f"models: {len(options.models)}, rounds: {rounds}, {device}; checking every row")
         generate_pair_sets(options.pairs)  # reads MNIST, or says why it cannot
         stack = 1 if device == "cpu" else math.ceil(rounds * len(options.models) / world)
         rows, stack = check_rows(options, device, min(stack, rounds, 20))

@@ -67,7 +67,7 @@ def train(
     test_set,
     generator=None,
     *,
-    optimizer="Adam",  # or "AdamW", "SGD": a class of torch.optim that takes fused=True
+    optimizer="Adam",  # or "AdamW", "SGD", of torch.optim
     learning_rate=0.001,  # of "one-cycle" the highest
     weight_decay=0.0,
     momentum=0.0,  # of "SGD"
@@ -95,6 +95,8 @@ def train(
     for name, value in {"batch_size": batch_size, "epochs": epochs}.items():
         if type(value) is not int or value < 1:
             raise ValueError(f"{name} is {value!r}, it must be a whole number above 0")
+    if optimizer not in ("Adam", "AdamW", "SGD"):
+        raise ValueError(f"optimizer is {optimizer!r}, it must be Adam, AdamW or SGD")
     if schedule not in ("constant", "adaptive", "one-cycle"):
         raise ValueError(f"schedule is {schedule!r}, it must be constant, adaptive or one-cycle")
     weights = comparison_weight, digit_weight, label_smoothing

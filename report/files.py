@@ -65,8 +65,8 @@ def load(path):
                 if measure in ("test_error", "best_test_error", "seconds"):
                     sum(known)  # of numbers
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"{path} is damaged ({error!r})"
-        raise ValueError(f"{what}: restore it, or delete it to have it run again") from error
+        what = f"{path} is damaged, or no results file ({error!r})"
+        raise ValueError(f"{what}: restore it, or move it away to have it made again") from error
     return results
 
 
@@ -106,7 +106,7 @@ def complete(
     if kept:
         then, now = before.get("code"), environment["code"]
         if then != now:
-            test.say(f"{path} was made by another version of the core, {then}; this one is {now}")
+            test.say(f"{path}: made by another version of the program, {then}; this is {now}")
         environment["rounds"] = max(environment["rounds"], before["rounds"])
         for key, value in before.items():  # of the rounds that are there, and of those to come
             new = environment.setdefault(key, value)

@@ -103,7 +103,7 @@ def test_what_is_printed(two_models):
     assert "device cpu, workers 2, seed 5, rounds 2, pairs 1000" in lines[0]
     assert "\n".join(test.table(results)).splitlines() == lines[:-2]
     told = done.stderr.splitlines()
-    assert told[0] == "2 models, 2 rounds, cpu; checking every row" and len(told) == 5
+    assert told[0] == "models: 2, rounds: 2, cpu; checking every row" and len(told) == 5
     for name, entry in results["models"].items():
         for r, error in enumerate(entry["test_error"]):
             assert any(
@@ -372,8 +372,8 @@ def refusal(capsys, *options):
         (["--device", "abacus"], "abacus"),
         (["--device", "meta"], "meta"),
         (["--device", ""], "device"),
-        (["--output", "no/such/directory/results.json"], "no/such/directory"),
-        (["--output", "."], "--output . must be a file, its name ending in .json"),
+        (["--output", "no/such/folder/r.json"], "--output no/such/folder/r.json must be a file in"),
+        (["--output", "."], "--output . must be a file in a folder that is there, and .json"),
         (["--output", ""], "--output . must be a file"),
         (["--output", "models.py"], "--output models.py must be a file"),
         (["--output", "long" * 100 + ".json"], "name too long"),

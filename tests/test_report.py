@@ -178,7 +178,7 @@ def test_another_version_of_the_core_is_told(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     complete("some", {"short": SHORT}, 1, 2)
     assert (
-        f"another version of the core, an earlier one; this one is {now}" in capsys.readouterr().err
+        f"another version of the program, an earlier one; this is {now}" in capsys.readouterr().err
     )
     assert read("some")["environment"]["code"] == "an earlier one"  # nothing was run
     complete("some", {"short": SHORT}, 2, 2)

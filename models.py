@@ -95,7 +95,8 @@ class TwoLogits(nn.Linear):
 def likeliest(digits):
     """Report 1's comparison of the two likeliest digits (section V), certain of itself: ±inf."""
     first, second = digits.argmax(dim=2).unbind(dim=1)
-    return torch.where(first <= second, math.inf, -math.inf)
+    comparison = torch.where(first <= second, math.inf, -math.inf)
+    return comparison.where(~digits.isnan().any(dim=2).any(dim=1), math.nan)
 
 
 def closed_form(digits, sharpness=1.0):

@@ -141,7 +141,7 @@ def table(results):
         good = [r for r, diverged in enumerate(state) if diverged is False]
         last, best = ([entry[key][r] for r in good] for key in ("test_error", "best_test_error"))
         seconds = f"{statistics.mean(entry['seconds'][r] for r in good):.2f}" if good else "n/a"
-        reported = "" if entry["reported"] is None else f"{entry['reported']:.2f}"
+        reported = f"{entry['reported']:.2f}" if entry["reported"] else ""
         columns = f"{entry['parameters']:,}", percent(last), percent(best), reported, seconds
         counts = {"diverged": state.count(True), "missing": state.count(None)}
         notes = [f"  {n} of {len(state)} rounds {what}" for what, n in counts.items() if n]
@@ -197,8 +197,7 @@ def keep(finished, nb_jobs, results, path):
 
 def fail(message):
     """For bad input: one line that says what is wrong and what to do, and exit code 2."""
-    if os.environ.get("RANK", "0") == "0":
-        say(f"test.py: {' '.join(str(message).split())}")
+    say(f"test.py: {' '.join(str(message).split())}")
     sys.exit(2)
 
 
@@ -211,7 +210,7 @@ def whole(text, low=1, high=10**6):
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.error, add, keys = fail, parser.add_argument, list(EXPERIMENTS)
-    add("--models", nargs="+", choices=keys, default=keys, metavar="KEY", help=", ".join(keys))
+    add("--models", nargs="+", choices=keys, default=keys, metavar="KEY", help="rows of the table")
     add("--rounds", type=whole, default=20, metavar="N", help="trainings of each model (20)")
     add("--epochs", type=whole, metavar="N", help="epochs of every model, instead of the table's")
     add("--pairs", type=whole, default=1000, metavar="N", help="to train on, and to test on (1000)")
@@ -234,7 +233,7 @@ def find_device(name):
         torch.zeros(1, device=name).item()
     except Exception as error:  # each backend has its own
         raise ValueError(f"--device {name}: {error}") from error
-    return name.replace("cpu:0", "cpu")
+    return "cpu" if name.startswith("cpu") else name
 
 
 def check_rows(options, device, stack):
@@ -301,7 +300,7 @@ def main():
         if n:
             say(f"the earlier {path} is now {earlier.rename(aside)}")
         write_results(path, results)
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:  # Runtime: of a loop of links, say
         fail(error)
     code = 0
     try:

@@ -8,6 +8,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from torch.func import functional_call, stack_module_state
 from torch.optim.lr_scheduler import OneCycleLR
 
 import data
@@ -57,7 +58,7 @@ def shuffled(input, target, classes, generator=None, copies=0, distort=None):
     if copies:
         input = torch.cat([distort(input, generator) for _ in range(copies)])
         target, classes = target.repeat(copies), classes.repeat(copies, 1)
-    order = torch.randperm(len(input), generator=generator).to(input.device)
+    order = torch.randperm(len(target), generator=generator).to(input.device)
     return input[order], target[order], classes[order]
 
 
@@ -100,19 +101,21 @@ def train(
     if schedule not in ("constant", "adaptive", "one-cycle"):
         raise ValueError(f"schedule is {schedule!r}, it must be constant, adaptive or one-cycle")
     weights = comparison_weight, digit_weight, label_smoothing
-    if not all(weight >= 0 for weight in weights) or comparison_weight + digit_weight == 0:
-        raise ValueError("a loss's weight or its label_smoothing is below 0, or both weights are 0")
+    others = (momentum, lowest_rate, rotation)
+    if not all(0 <= x < math.inf for x in weights + others) or weights[:2] == (0, 0):
+        names = "momentum, lowest_rate, rotation, label_smoothing and both weights"
+        raise ValueError(f"{names} must be finite and not below 0, and one of the weights above it")
     if rotation:
         train_set = each_round(data.add_rotated, train_set, generator, rotation)
     copies_by_epoch = [copies] * (epochs - 1) + [0]
     rounds = model.rounds if isinstance(model, Stack) else [model]
     groups = [{"params": one.parameters()} for one in rounds]
-    settings = {"lr": learning_rate, "weight_decay": weight_decay, "fused": True}
+    settings = {"lr": float(learning_rate), "weight_decay": weight_decay, "fused": True}
     settings |= {"momentum": momentum} if momentum else {}  # which only SGD takes
     optimizer = getattr(torch.optim, optimizer)(groups, **settings)
     if schedule == "one-cycle":
         steps = sum(math.ceil(max(1, n) * len(train_set[0]) / batch_size) for n in copies_by_epoch)
-        cycle = OneCycleLR(optimizer, learning_rate, total_steps=steps, cycle_momentum=False)
+        cycle = OneCycleLR(optimizer, settings["lr"], total_steps=steps, cycle_momentum=False)
     history = {"loss": [], "train_error": [], "test_error": [], "learning_rate": []}
     previous_losses = [math.inf] * len(groups)
     for copies in copies_by_epoch:
@@ -123,7 +126,7 @@ def train(
         for pairs, target, classes in zip(*(tensor.split(batch_size) for tensor in epoch_set)):
             comparison, digits = model(pairs)
             loss = total_loss(comparison, digits, target, classes, *weights)
-            optimizer.zero_grad(set_to_none=False)  # a stack's gradients are views
+            optimizer.zero_grad()
             loss.sum().backward()
             optimizer.step()
             if schedule == "one-cycle":
@@ -155,25 +158,22 @@ def each_round(function, tensors, generator, *arguments):
 class Stack(torch.nn.Module):
     """R models of one kind as one, to fill a GPU: [N, R, 2, 14, 14] to [N, R] and [N, R, 2, 10].
 
-    Their parameters, gradients (0 where alone there is none) and buffers become views of stacked
-    ones, so that an optimizer of theirs trains the stack. A CPU takes it in float64 alone.
+    Their parameters are stacked as it runs, so that each gets its own gradient; their buffers are
+    views of stacked ones from now on. A CPU takes it in float64 alone.
     """
 
     def __init__(self, models):
         super().__init__()
-        parameters, buffers = torch.func.stack_module_state(models)
-        self.rounds, self.stacked = torch.nn.ModuleList(models), parameters | buffers
-        for parameter in parameters.values():
-            parameter.grad = torch.zeros_like(parameter)
-        for r, model in enumerate(models):
-            for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-                tensor.data = self.stacked[name].detach()[r]
-                if tensor.requires_grad:
-                    tensor.grad = self.stacked[name].grad[r]
+        self.rounds, (_, self.stacked) = torch.nn.ModuleList(models), stack_module_state(models)
+        for name, buffers in self.stacked.items():
+            for model, buffer in zip(models, buffers):
+                model.get_buffer(name).data = buffer
 
     def forward(self, pairs):
         def one(state, pairs):
-            return torch.func.functional_call(self.rounds[0], state, pairs)
+            return functional_call(self.rounds[0], state, pairs)
 
+        by_name = zip(*(model.named_parameters() for model in self.rounds))
+        state = {named[0][0]: torch.stack([x for _, x in named]) for named in by_name}
         by_round = pairs.transpose(0, 1).contiguous()  # a model may use view
-        return torch.vmap(one, out_dims=1, randomness="different")(self.stacked, by_round)
+        return torch.vmap(one, out_dims=1, randomness="different")(state | self.stacked, by_round)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import tempfile
 from itertools import repeat
@@ -48,11 +49,17 @@ def good(entry, measure):
     return [value for value, diverged in rounds if value is not None and not diverged]
 
 
+def settings(entry):
+    """What tells one row from another, as text without the addresses of partial functions."""
+    text = json.dumps([entry["parameters"], entry["hyperparameters"]], sort_keys=True)
+    return re.sub(" at 0x[0-9a-f]+", "", text)
+
+
 def load(path):
     """A results file; raises ValueError if it is damaged, OSError if it cannot be read."""
     try:
         results = json.loads(path.read_text())
-        rounds = results["environment"]["rounds"]
+        rounds = range(results["environment"]["rounds"]).stop  # a whole number
         for name, entry in results["models"].items():
             epochs, _ = entry["hyperparameters"]["epochs"], entry["parameters"] + 0
             entry.setdefault("reported", None)
@@ -95,7 +102,7 @@ def complete(
     for key, entry in old["models"].items():
         if any(is_finished(entry, r) for r in range(before["rounds"])):
             new = models.get(key, entry)
-            same = all(entry[what] == new[what] for what in ("parameters", "hyperparameters"))
+            same = settings(entry) == settings(new)
             (kept if same and not moved else other)[key] = entry | {"reported": new["reported"]}
     if other and not (replace and other.keys() <= rows.keys()):
         raise ValueError(

@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -94,6 +95,19 @@ def test_results_file(two_models):
     assert siamese["diverged"] == [False, False]
     # an epoch of digit labels is enough to beat chance, 45%, by far
     assert all(error < 0.3 for error in results["models"]["sub_lenet5_ws_al"]["test_error"])
+
+
+def test_a_device_that_takes_no_stack_trains_round_by_round(capsys):
+    """As a CPU does in float32, with oneDNN's layout; the LeNets, without it, could."""
+    options = SimpleNamespace(models=["sub_lenet5_ws_al"], epochs=1, pairs=1000, seed=0)
+    rows, stack = test.check_rows(options, "cpu", 3)
+    assert stack == 3 and list(rows) == ["sub_lenet5_ws_al"] and capsys.readouterr().err == ""
+    if models.platform.machine() in ("x86_64", "AMD64"):
+        options.models = ["sub_lenet5_ws_al", "siamese"]
+        rows, stack = test.check_rows(options, "cpu", 3)
+        said = capsys.readouterr().err
+        assert stack == 1 and "cpu trains round by round, as a stack siamese fails" in said
+        assert said.count("\n") == 1 and list(rows) == options.models
 
 
 def test_what_is_printed(two_models):
@@ -402,8 +416,9 @@ def test_a_device_that_is_not_there(capsys):
         (dict(model=own, batch_size=0), "batch_size is 0"),
         (dict(model=own, epochs=2.5), "epochs is 2.5"),
         (dict(model=own, schedule="yes"), "schedule is 'yes'"),
-        (dict(model=own, comparison_weight=0), "weights are 0"),
+        (dict(model=own, comparison_weight=0), "one of the weights above it"),
         (dict(model=own, reported="17"), "f"),
+        (dict(model=own, lowest_rate="1e-4", schedule="adaptive"), "not supported between"),
         (dict(epochs=1), "KeyError: 'model'"),
         (dict(model="siamese"), "'str' object is not callable"),
         (dict(model=lambda: own()), "lambda"),
@@ -455,6 +470,9 @@ def test_only_a_regular_file_is_replaced(capsys, tmp_path):
     link.symlink_to(pipe)
     for path in (pipe, link):
         assert "must be a file" in refusal(capsys, "--output", path)
+    link.unlink()
+    link.symlink_to(link)
+    assert refusal(capsys, "--output", link)
 
 
 def test_bad_input_leaves_an_existing_results_file_alone(capsys, tmp_path):

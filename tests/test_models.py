@@ -139,9 +139,13 @@ def test_log_odds_are_the_two_logits():
 
 
 def test_the_likeliest_digits_are_compared_as_numbers():
+    """Digits whose scores are no numbers have no likeliest."""
     pairs = list(itertools.product(range(10), repeat=2))
     digits = F.one_hot(torch.tensor(pairs), 10).float()
     assert (likeliest(digits) > 0).tolist() == [a <= b for a, b in pairs]
+    digits[3, 1, 7] = torch.nan
+    found = likeliest(digits)
+    assert found.isnan().tolist() == [n == 3 for n in range(100)]
 
 
 def test_the_posterior_is_the_sum_over_the_100_pairs():

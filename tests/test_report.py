@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -156,6 +157,21 @@ def test_finished_rounds_are_not_thrown_away(tmp_path, monkeypatch, capsys):
     found = read("some")["models"]
     assert found["short"]["hyperparameters"]["batch_size"] == 100
     assert found["same"] == json.loads(before)["models"]["same"]
+
+
+def test_a_partial_function_is_the_same_in_every_process(tmp_path, monkeypatch, capsys):
+    """Its text in a results file has an address; its arguments count, the address does not."""
+    monkeypatch.setattr(files, "RESULTS", tmp_path)
+    complete("some", {"own": SHORT | dict(model=partial(wide, 3))}, 1, 1)
+    path = tmp_path / "some.json"
+    path.write_text(re.sub("0x[0-9a-f]+", "0xabc", path.read_text()))
+    complete("some", {"own": SHORT | dict(model=partial(wide, 3))}, 1, 1)
+    with pytest.raises(ValueError, match="other settings"):
+        complete("some", {"own": SHORT | dict(model=partial(wide, 4))}, 1, 1)
+
+
+def wide(width):
+    return models.sub_lenet5_ws_al()
 
 
 def test_models_come_and_go(tmp_path, monkeypatch, capsys):

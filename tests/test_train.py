@@ -357,11 +357,13 @@ def test_what_diverges_is_not_a_number():
 
 
 def test_frozen_parameters_stay():
-    """Alone and in a stack; the others train."""
+    """Alone and in a stack, also where an earlier training left a gradient; the others train."""
     for stacked in (False, True):
         models = [siamese().double() for _ in range(2)]
         for model in models:
             model.net[0][0].requires_grad_(False)
+            for parameter in model.parameters():
+                parameter.grad = torch.ones_like(parameter)
         before = copy.deepcopy([model.state_dict() for model in models])
         sets = [stacked_pairs(seed) for seed in range(2)]
         settings = dict(epochs=1, batch_size=10, weight_decay=0.1)
@@ -399,11 +401,14 @@ def test_it_is_pleasant_from_a_prompt(pair_sets):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        (dict(optimizer="Adamm"), "Adamm"),
+        (dict(optimizer="Adamm"), "optimizer is 'Adamm', it must be Adam, AdamW or SGD"),
+        (dict(optimizer=torch.optim.SGD), "it must be Adam, AdamW or SGD"),
+        (dict(optimizer="RMSprop"), "it must be Adam, AdamW or SGD"),
+        (dict(copies=1, epochs=2, distort=lambda input, generator: input[:2]), "index"),
         (dict(optimizer="Adam", momentum=0.9), "momentum"),
         (dict(learning_rate=-0.01), "Invalid learning rate: -0.01"),
         (dict(weight_decay=-1), "Invalid weight_decay value: -1"),
-        (dict(momentum=-1), "Invalid momentum value: -1"),
+        (dict(momentum=-1), "not below 0"),
         (dict(schedule="yes"), "schedule is 'yes', it must be constant, adaptive or one-cycle"),
         (dict(schedule=1), "schedule is 1"),
         (dict(batch_size=0), "batch_size is 0, it must be a whole number above 0"),
@@ -411,10 +416,13 @@ def test_it_is_pleasant_from_a_prompt(pair_sets):
         (dict(epochs=2.5), "epochs is 2.5"),
         (dict(epochs=True), "epochs is True"),
         (dict(epochs="3"), "epochs is '3'"),
-        (dict(comparison_weight=0), "weights are 0"),
-        (dict(comparison_weight=-1), "below 0"),
-        (dict(digit_weight=math.nan), "below 0"),
-        (dict(digit_weight=1, label_smoothing=-0.1), "below 0"),
+        (dict(comparison_weight=0), "one of the weights above it"),
+        (dict(comparison_weight=-1), "not below 0"),
+        (dict(digit_weight=math.nan), "must be finite"),
+        (dict(digit_weight=1, label_smoothing=-0.1), "not below 0"),
+        (dict(rotation=math.nan), "must be finite"),
+        (dict(lowest_rate=math.nan, schedule="adaptive"), "must be finite"),
+        (dict(lowest_rate="1e-4"), "not supported between"),
         (dict(digit_weight=1, label_smoothing=1.5), "label_smoothing"),
         (dict(learning_rat=0.1), "learning_rat"),
         (dict(epochs=2, copies=1.5), "float"),
@@ -448,6 +456,21 @@ def test_a_comparison_that_cannot_learn_is_refused():
     with pytest.raises(ValueError, match="comparison_weight must be 0"):
         run(model, numbered(4), digit_weight=1)
     run(model, numbered(4), comparison_weight=0, digit_weight=1)
+
+
+def test_a_learning_rate_that_is_a_tensor_stays_as_it_is():
+    """One of torch.logspace, say; the one-cycle schedule would fill it in place."""
+    rate = torch.tensor(0.01)
+    history = run(Mean(), numbered(4), learning_rate=rate, schedule="one-cycle", epochs=3)
+    assert rate == 0.01
+    assert history == run(Mean(), numbered(4), learning_rate=rate, schedule="one-cycle", epochs=3)
+
+
+def test_a_model_with_rounds_of_its_own_is_no_stack():
+    model = Mean()
+    model.rounds = 3
+    run(model, numbered(4))
+    assert model.weight.item() != 0
 
 
 # The textbook loop, and stacks
@@ -569,6 +592,19 @@ def test_a_stack_takes_every_optimizer_schedule_and_augmentation(optimizer):
             assert [epoch[r] for epoch in together[name]] == pytest.approx(values, rel=1e-9)
         for ours, theirs in zip(models[r].buffers(), alone[r].buffers()):
             torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_what_no_loss_reaches_stays_in_a_stack_as_alone():
+    """Of a model whose comparison is not trained, weight decay leaves the comparison alone."""
+    settings = dict(comparison_weight=0, digit_weight=1, weight_decay=0.1, epochs=1, batch_size=50)
+    pairs, models = [stacked_pairs(seed) for seed in range(2)], [siamese().double() for _ in "ab"]
+    before = [model.head.weight.clone() for model in models]
+    sets = [torch.stack(tensors, dim=1) for tensors in zip(*pairs)]
+    train(Stack(models), sets[:3], sets[3:], [torch.Generator(), torch.Generator()], **settings)
+    assert all(torch.equal(model.head.weight, old) for model, old in zip(models, before))
+    train(models[0], pairs[0][:3], pairs[0][3:], **settings)
+    assert torch.equal(models[0].head.weight, before[0])
 
 
 def test_a_stack_has_the_shapes_of_its_rounds():

@@ -88,9 +88,9 @@ def run_rounds(name, row, seeds, nb_pairs, device, folder=None, look=None):
 
 def start_worker():
     torch.set_num_threads(1)  # several threads in each process would wait for one another
-    load_mnist()  # here, as a spawned worker's first round is no longer than others
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent's to handle
+    load_mnist()  # or a spawned worker's first round would seem longer than others
 
 
 def run_in_workers(function, jobs, workers, method=None):

@@ -50,9 +50,9 @@ def good(entry, measure):
 
 
 def settings(entry):
-    """What tells one row from another, as text without the addresses of partial functions."""
-    text = json.dumps([entry["parameters"], entry["hyperparameters"]], sort_keys=True)
-    return re.sub(" at 0x[0-9a-f]+", "", text)
+    """What tells one row from another, without the addresses in the texts of partial functions."""
+    text = json.dumps([entry["parameters"], entry["hyperparameters"]])
+    return json.loads(re.sub(" at 0x[0-9a-f]+", "", text))
 
 
 def load(path):

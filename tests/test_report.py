@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -140,6 +141,22 @@ def test_only_what_is_missing_is_run(tmp_path, monkeypatch, capsys):
         0.5,
         first["models"]["short"]["test_error"][1],
     ]
+
+
+def test_nothing_is_missing_from_what_is_committed(tmp_path, monkeypatch, capsys):
+    """What python -m report goes through: no round is to be run, no file to be changed."""
+
+    def run(function, jobs, workers):
+        raise AssertionError(jobs)
+
+    shutil.copytree(files.RESULTS, tmp_path / "results")
+    monkeypatch.setattr(files, "RESULTS", tmp_path / "results")
+    for name in ("main", "grids", "floor", "ablation"):
+        complete(name, getattr(experiments, name)(), 20, 1, run=run)
+    complete("trained", trained.trained(), 20, 1, run=run)
+    complete("search", search.search(), search.trainings(20), 1, seed=search.FIRST_SEED, run=run)
+    for path in (ROOT / "report" / "results").iterdir():
+        assert (tmp_path / "results" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_finished_rounds_are_not_thrown_away(tmp_path, monkeypatch, capsys):

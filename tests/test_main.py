@@ -641,6 +641,36 @@ def test_an_output_that_goes_away_costs_no_result(running):
     assert_all_stopped(process)
 
 
+def test_workers_stop_before_the_table_when_results_cannot_be_written(monkeypatch, tmp_path):
+    """Not after all that is left to train, which may take an hour."""
+    closed = []
+
+    def finished(function, jobs, workers):
+        try:
+            for job in jobs:
+                yield job, function(*job)
+        finally:
+            closed.append("closed")
+
+    def full(path, results):
+        if any("test_error" in entry for entry in results["models"].values()):
+            raise OSError("No space left on device")
+
+    def spy(results):
+        assert closed == ["closed"]
+        return ["the table"]
+
+    monkeypatch.setattr(test, "run_in_workers", finished)
+    monkeypatch.setattr(test, "write_results", full)
+    monkeypatch.setattr(test, "table", spy)
+    options = ["--models", "sub_lenet5_ws_al", "--rounds", "3", "--epochs", "1", "--device", "cpu"]
+    options += ["--output", str(tmp_path / "results.json")]
+    monkeypatch.setattr(sys, "argv", ["test.py", *options])
+    with pytest.raises(SystemExit) as stop:
+        test.main()
+    assert stop.value.code == 1
+
+
 def test_a_model_that_fails_in_mid_run_costs_no_result(tmp_path):
     """Its last batch, of one pair, is too small for its batch norm; the eight pairs of the check
     are not. What the other model has finished is kept."""

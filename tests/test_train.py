@@ -186,6 +186,18 @@ def test_the_adaptive_rule_where_the_loss_stays(learning_rate, lowest_rate, expe
     assert constant["learning_rate"] == [learning_rate] * 4
 
 
+@pytest.mark.parametrize(
+    ("percent", "halved"), [(2.0, True), (2.9, True), (3.1, False), (4.0, False)]
+)
+def test_the_adaptive_rule_halves_below_three_percent(percent, halved):
+    """One plain step from log-odds 0, whose rate is such that the loss log 2 falls by `percent`."""
+    w = -math.log(2 ** (1 - percent / 100) - 1)
+    settings = dict(learning_rate=2 * w, epochs=3, schedule="adaptive")
+    history = run(Mean(), numbered(1), **settings)
+    assert 100 * (1 - history["loss"][1] / history["loss"][0]) == pytest.approx(percent, abs=0.01)
+    assert history["learning_rate"][2] == pytest.approx(w if halved else 2 * w)
+
+
 def test_the_one_cycle_schedule_by_hand():
     """51 plain steps of one pair: by half a cosine from a 25th of the rate up to it, which is
     reached at 30% of the steps, and by another one down to next to nothing (Smith, 2018)."""

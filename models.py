@@ -93,7 +93,7 @@ class TwoLogits(nn.Linear):
 
 
 def likeliest(digits):
-    """Report 1's comparison of the two likeliest digits (section V), certain of itself: ±inf."""
+    """Report 1's comparison of the two likeliest digits (section V): ±inf, or NaN of NaN."""
     first, second = digits.argmax(dim=2).unbind(dim=1)
     comparison = torch.where(first <= second, math.inf, -math.inf)
     return comparison.where(~digits.isnan().any(dim=2).any(dim=1), math.nan)

@@ -75,7 +75,7 @@ def run_rounds(name, row, seeds, nb_pairs, device, folder=None, look=None):
     for seed, model, own_pairs, history in zip(seeds, nets, pairs, histories):
         if folder:
             weights = {key: value.cpu().clone() for key, value in model.state_dict().items()}
-            torch.save(weights, folder / f"{name}-{seed}.pt".replace("/", "_"))
+            torch.save(weights, folder / f"{name}-{seed}.pt".replace("/", "%2F"))
         for key, values in history.items():  # JSON has no inf and no nan
             history[key] = [value if math.isfinite(value) else None for value in values]
         errors = history.pop("test_error")

@@ -59,7 +59,7 @@ def shuffled(input, target, classes, generator=None, copies=0, distort=None):
         input = torch.cat([distort(input, generator) for _ in range(copies)])
         target, classes = target.repeat(copies), classes.repeat(copies, 1)
     order = torch.randperm(len(target), generator=generator).to(input.device)
-    return input[order], target[order], classes[order]
+    return input.reshape(*target.shape, 2, 14, 14)[order], target[order], classes[order]
 
 
 def train(
@@ -110,7 +110,7 @@ def train(
     copies_by_epoch = [copies] * (epochs - 1) + [0]
     rounds = model.rounds if isinstance(model, Stack) else [model]
     groups = [{"params": one.parameters()} for one in rounds]
-    settings = {"lr": float(learning_rate), "weight_decay": weight_decay, "fused": True}
+    settings = {"lr": float(learning_rate + 0), "weight_decay": weight_decay, "fused": True}
     settings |= {"momentum": momentum} if momentum else {}  # which only SGD takes
     optimizer = getattr(torch.optim, optimizer)(groups, **settings)
     if schedule == "one-cycle":
@@ -159,7 +159,7 @@ class Stack(torch.nn.Module):
     """R models of one kind as one, to fill a GPU: [N, R, 2, 14, 14] to [N, R] and [N, R, 2, 10].
 
     Their parameters are stacked as it runs, so that each gets its own gradient; their buffers are
-    views of stacked ones from now on. A CPU takes it in float64 alone.
+    views of stacked ones from now on, to be changed in place. A CPU takes Convolutions in float64.
     """
 
     def __init__(self, models):

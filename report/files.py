@@ -50,9 +50,9 @@ def good(entry, measure):
 
 
 def settings(entry):
-    """What tells one row from another, without the addresses in the texts of partial functions."""
+    """What tells one row from another, without the addresses of functions in partial ones."""
     text = json.dumps([entry["parameters"], entry["hyperparameters"]])
-    return json.loads(re.sub(" at 0x[0-9a-f]+", "", text))
+    return json.loads(re.sub(r"(<function \S+) at 0x[0-9a-fA-F]+", r"\1", text))
 
 
 def load(path):

@@ -416,7 +416,12 @@ def test_it_is_pleasant_from_a_prompt(pair_sets):
         (dict(optimizer="Adamm"), "optimizer is 'Adamm', it must be Adam, AdamW or SGD"),
         (dict(optimizer=torch.optim.SGD), "it must be Adam, AdamW or SGD"),
         (dict(optimizer="RMSprop"), "it must be Adam, AdamW or SGD"),
-        (dict(copies=1, epochs=2, distort=lambda input, generator: input[:2]), "index"),
+        (dict(copies=1, epochs=2, distort=lambda input, generator: input[:2]), "shape"),
+        (
+            dict(copies=1, epochs=2, distort=lambda input, generator: input.repeat(2, 1, 1, 1)),
+            "shape",
+        ),
+        (dict(learning_rate="0.01"), "concatenate"),
         (dict(optimizer="Adam", momentum=0.9), "momentum"),
         (dict(learning_rate=-0.01), "Invalid learning rate: -0.01"),
         (dict(weight_decay=-1), "Invalid weight_decay value: -1"),

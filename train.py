@@ -87,11 +87,10 @@ def train(
 
     "loss" is the mean over the epoch's pairs, "train_error" the error on its batches as they were
     trained on, "test_error" that on `test_set` after it, both 0 to 1, or NaN; "learning_rate" is
-    that of its first step. `train_set` and `test_set` are the first and the last three tensors that
-    generate_pair_sets returns, on the model's device (the last one is not looked at). `generator`,
-    on the CPU, draws augmentation and order; without one, torch's global generator does. A Stack
-    has tensors [N, R, ...] and a list of R generators. Raises ValueError, or what torch raises,
-    where an argument makes no sense.
+    that of its first step. `train_set` and `test_set` are the first and the last three tensors of
+    generate_pair_sets, on the model's device (the last of all is not used). `generator`, on the
+    CPU, draws augmentation and order; without one, torch's global one does. A Stack has tensors
+    [N, R, ...] and R generators. Raises ValueError, or what torch raises, if arguments are wrong.
     """
     for name, value in {"batch_size": batch_size, "epochs": epochs}.items():
         if type(value) is not int or value < 1:

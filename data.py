@@ -69,8 +69,7 @@ def generate_pair_sets(nb, generator=None):
     """
     train_images, train_labels, test_images, test_labels = load_mnist()
     train_set = draw_pairs(nb, train_images, train_labels, generator)
-    test_set = draw_pairs(nb, test_images, test_labels, generator)
-    return train_set + test_set
+    return train_set + draw_pairs(nb, test_images, test_labels, generator)
 
 
 def warp(input, generator=None, degrees=0, scale=0, shear=0, shift=0, mode="bilinear"):

@@ -46,7 +46,7 @@ def lenet_head():
     )  # fmt: skip
 
 
-def block(in_channels, out_channels, kernel_size, padding=0, pool=True, bias=True):
+def block(in_channels, out_channels, kernel_size=3, padding=0, pool=True, bias=False):
     convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, bias=bias)
     pooling = [nn.MaxPool2d(2)] if pool else []
     return convolution, nn.BatchNorm2d(out_channels), *pooling, nn.ReLU()
@@ -56,9 +56,9 @@ def trunk(in_channels, out_features):
     """Report 2's Table I but for its last layer; "BN 64" in its third block must be 128."""
     return nn.Sequential(                                # [N, in_channels, 14, 14]
         Convolutions(
-            *block(in_channels, 16, kernel_size=2),      # [N, 16, 6, 6]
-            *block(16, 64, kernel_size=2, padding=1),    # [N, 64, 3, 3]
-            *block(64, 128, kernel_size=2, padding=1),   # [N, 128, 2, 2]
+            *block(in_channels, 16, 2, bias=True),       # [N, 16, 6, 6]
+            *block(16, 64, 2, padding=1, bias=True),     # [N, 64, 3, 3]
+            *block(64, 128, 2, padding=1, bias=True),    # [N, 128, 2, 2]
         ),
         nn.Flatten(),                                    # [N, 512]
         nn.Linear(512, 64),                              # [N, 64]
@@ -68,13 +68,12 @@ def trunk(in_channels, out_features):
 
 def posterior_digit():
     """Our own digit net; 66,170 parameters."""
-    settings = {"kernel_size": 3, "bias": False}
     return nn.Sequential(                                # [N, 1, 14, 14]
         Convolutions(
-            *block(1, 16, pool=False, **settings),       # [N, 16, 12, 12]
-            *block(16, 32, **settings),                  # [N, 32, 5, 5]
-            *block(32, 64, padding=1, pool=False, **settings),  # [N, 64, 5, 5]
-            *block(64, 64, pool=False, **settings),      # [N, 64, 3, 3]
+            *block(1, 16, pool=False),                   # [N, 16, 12, 12]
+            *block(16, 32),                              # [N, 32, 5, 5]
+            *block(32, 64, padding=1, pool=False),       # [N, 64, 5, 5]
+            *block(64, 64, pool=False),                  # [N, 64, 3, 3]
         ),
         nn.Flatten(), nn.Linear(576, 10),                # [N, 10]
     )  # fmt: skip

@@ -1,7 +1,4 @@
-"""Train every model for 20 rounds and print the mean ± standard deviation of its test error.
-
-To try other hyperparameters, edit the table below in place.
-"""
+"""Train every row of the table below for 20 rounds; print mean ± std of its test error."""
 
 import argparse
 import hashlib
@@ -14,8 +11,9 @@ import signal
 import statistics
 import sys
 import tempfile
+import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -25,9 +23,9 @@ import models
 from data import generate_pair_sets, load_mnist
 from train import Stack, train
 
-# A row is an experiment: a name, a model of models.py, the arguments of train that differ from the
-# defaults in its signature (train.py), and the error in percent that the report prints (report 1:
-# Fig. 2, best epochs at a constant rate; report 2: Table II).
+# A row is an experiment, to edit in place: a name, a model of models.py, the arguments of train
+# that differ from the defaults in its signature (train.py), and the error in percent that the
+# report prints (report 1: Fig. 2, best epochs at a constant rate; report 2: Table II).
 EXPERIMENTS = dict(
     sub_lenet5=dict(model=models.sub_lenet5, reported=17.93,
                     learning_rate=0.01, batch_size=250, schedule="adaptive"),
@@ -86,10 +84,23 @@ def run_rounds(name, row, seeds, nb_pairs, device, folder=None, look=None):
     return outcomes
 
 
+def run_row(name, *job):
+    try:
+        return run_rounds(name, *job)
+    except Exception as error:  # as one that every process can send, and that names the row
+        raise RuntimeError(f"row {name}: {type(error).__name__}: {error}") from error
+
+
+def on_signals(*handlers):
+    """Set what Ctrl-C and SIGTERM do; return what they did."""
+    return [signal.signal(*pair) for pair in zip((signal.SIGINT, signal.SIGTERM), handlers)]
+
+
 def start_worker():
+    on_signals(signal.SIG_IGN, signal.SIG_DFL)  # Ctrl-C is the parent's to handle
+    parent = multiprocessing.parent_process()  # with which this process is to end
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     torch.set_num_threads(1)  # several threads in each process would wait for one another
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the parent's to handle
     load_mnist()  # or a spawned worker's first round would seem longer than others
 
 
@@ -100,34 +111,40 @@ def run_in_workers(function, jobs, workers, method=None):
     context = multiprocessing.get_context(method or ("fork" if forks else "spawn"))
     with ProcessPoolExecutor(workers, context, start_worker) as pool:
         try:
+            # what a handler raises while Python forks is lost, so until then a signal just kills
+            handlers = on_signals(signal.SIG_DFL, signal.SIG_DFL)
             futures = {pool.submit(function, *job): job for job in jobs}
+            started = multiprocessing.active_children()
+            on_signals(*handlers)
             for future in as_completed(futures):
                 yield futures[future], future.result()
-        except BaseException:
+        except BrokenExecutor:  # the others have been ended by SIGTERM
+            codes = {worker.exitcode for worker in started} - {None, -signal.SIGTERM}
+            raise BrokenExecutor(f"a worker ended, exit code {[*codes] or 'unknown'}") from None
+        finally:
             for worker in multiprocessing.active_children():
                 worker.kill()
-            raise
 
 
-def run_under_torchrun(function, jobs, rank):
+def run_under_torchrun(function, jobs, store, rank):
     """Like run_in_workers, among torchrun's processes: each takes the next job, rank 0 yields."""
-    store = next(torch.distributed.rendezvous("env://"))[0]
     missing = list(range(len(jobs))) if rank == 0 else []
     while (n := store.add("taken", 1) - 1) < len(jobs) or missing:
-        if n < len(jobs):
-            store.set(str(n), json.dumps(function(*jobs[n])))
-        else:
-            time.sleep(0.1)
-        for done in [done for done in missing if store.check([str(done)])]:
-            missing.remove(done)
-            yield jobs[done], json.loads(store.get(str(done)))
+        try:
+            if n < len(jobs):
+                store.set(str(n), json.dumps(function(*jobs[n])))
+            else:
+                time.sleep(0.1)
+        finally:  # also when stopped, as others may have finished theirs
+            for done in [done for done in missing if store.check([str(done)])]:
+                missing.remove(done)
+                yield jobs[done], json.loads(store.get(str(done)))
 
 
 def percent(errors):
     """Mean ± standard deviation (n-1) of errors in 0..1, in percent."""
-    if len(errors) < 2:
-        return f"{100 * errors[0]:.2f} ± n/a" if errors else "n/a"
-    return f"{100 * statistics.mean(errors):.2f} ± {100 * statistics.stdev(errors):.2f}"
+    deviation = f"{100 * statistics.stdev(errors):.2f}" if len(errors) > 1 else "n/a"
+    return f"{100 * statistics.mean(errors):.2f} ± {deviation}" if errors else "n/a"
 
 
 def table(results):
@@ -172,6 +189,14 @@ def write_results(path, results):
         draft.replace(path.resolve())  # a link stays one
 
 
+def lock(path):
+    """Keep other runs from `path` until this process ends; BlockingIOError if one has it."""
+    name = hashlib.sha256(bytes(path.resolve())).hexdigest()
+    with suppress(AttributeError, PermissionError):  # on Windows; where it is another user's
+        file = os.open(Path(tempfile.gettempdir()) / f"{name}.lock", os.O_RDWR | os.O_CREAT)
+        os.lockf(file, os.F_TLOCK, 0)
+
+
 def say(text, end="\n"):
     """Tell of progress on standard error, where nobody may be reading any more."""
     with suppress(OSError, ValueError):
@@ -208,7 +233,7 @@ def whole(text, low=1, high=10**6):
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.error, add, keys = fail, parser.add_argument, list(EXPERIMENTS)
     add("--models", nargs="+", choices=keys, default=keys, metavar="KEY", help="rows of the table")
     add("--rounds", type=whole, default=20, metavar="N", help="trainings of each model (20)")
@@ -244,6 +269,8 @@ def check_rows(options, device, stack):
     for name in options.models:  # each trains once, on eight pairs, to see what is wrong with it
         try:
             rows[name] = EXPERIMENTS[name] | changes
+            if rows[name]["model"]() is rows[name]["model"]():
+                raise ValueError("model must be a function that makes a new one at each call")
             run_rounds(name, rows[name], [options.seed], 8, device)
             multiprocessing.reduction.ForkingPickler.dumps(rows[name])  # as a worker gets it
             format(rows[name].get("reported") or 0, ".2f")  # as the table prints it
@@ -261,19 +288,20 @@ def check_rows(options, device, stack):
 def main():
     options = parse_arguments()
     torch.set_num_threads(1)  # a process with more cannot be forked
-    path, rounds, torchrun = options.output, options.rounds, "TORCHELASTIC_RUN_ID" in os.environ
-    rank, world = (int(os.environ[x]) for x in ("RANK", "WORLD_SIZE")) if torchrun else (0, 1)
+    path, rounds, store, rank, world = options.output, options.rounds, None, 0, 1
     try:
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's
+            store, rank, world = next(torch.distributed.rendezvous("env://"))
         device = find_device(options.device)
-        if options.workers and (device != "cpu" or torchrun):
+        if options.workers and (device != "cpu" or store):
             raise ValueError("--workers is for the CPU without torchrun, leave it out")
         there = path.resolve().parent.is_dir() and path.exists() == path.is_file()
         if path.suffix != ".json" or not there:
             raise ValueError(f"--output {path} must be a file in a folder that is there, and .json")
-        if options.save and options.save.exists() and any(options.save.iterdir()):
+        if not rank and options.save and options.save.exists() and any(options.save.iterdir()):
             raise ValueError(f"--save {options.save} is not empty, name a new folder")
         if rank == 0:
-            say(f"models: {len(options.models)}, rounds: {rounds}, {device}; checking every row")
+            say(f"models: {len({*options.models})}, rounds: {rounds}, {device}; checking every row")
         generate_pair_sets(options.pairs)  # reads MNIST, or says why it cannot
         stack = 1 if device == "cpu" else math.ceil(rounds * len(options.models) / world)
         rows, stack = check_rows(options, device, min(stack, rounds, 20))
@@ -281,19 +309,21 @@ def main():
         for r in range(0, rounds, stack):  # a round of every model, the next of every model, ...
             for name, row in rows.items():
                 jobs.append((name, row, seeds[r : r + stack], options.pairs, device, options.save))
+        jobs[-len(rows) :] = jobs[: -len(rows) - 1 : -1]  # the short models last: no long wait
         if options.save:
             options.save.mkdir(parents=True, exist_ok=True)
-        if torchrun:
-            finished = run_under_torchrun(run_rounds, jobs, rank)
+        if store:
+            finished = run_under_torchrun(run_row, jobs, store, rank)
         elif device == "cpu":
             cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
             world = min(options.workers or cores, len(jobs))
-            finished = run_in_workers(run_rounds, jobs, world)
+            finished = run_in_workers(run_row, jobs, world)
         else:
-            finished = ((job, run_rounds(*job)) for job in jobs)
+            finished = ((job, run_row(*job)) for job in jobs)
         if rank:  # of several; rank 0 keeps and prints them
             return list(finished)
         results = new_results(rows, device, world, options.seed, rounds, options.pairs)
+        lock(path)
         earlier, aside, n = path.resolve(), path.resolve(), 0
         while aside.exists():
             aside, n = earlier.with_stem(f"{earlier.stem}-{n + 1}"), n + 1
@@ -301,7 +331,8 @@ def main():
             say(f"the earlier {path} is now {earlier.rename(aside)}")
         write_results(path, results)
     except (OSError, RuntimeError, ValueError) as error:  # Runtime: of a loop of links, say
-        fail(error)
+        locked = f"another run writes to {path}: wait for it, or name another --output"
+        fail(locked if isinstance(error, BlockingIOError) else error)
     code = 0
     try:
         with closing(finished):  # which stops the workers
@@ -311,21 +342,25 @@ def main():
     except Exception as error:
         code = 1
         say(f"test.py: stopped by {type(error).__name__}: {' '.join(str(error).split())}")
+    on_signals(signal.SIG_IGN, signal.SIG_IGN)  # one would cost the table now
     with suppress(OSError):  # a stop may have come between a round's end and its writing
         write_results(path, results)
-    print(*table(results), sep="\n")
-    print(f"\nresults{'' if results['complete'] else ', INCOMPLETE,'} in {path}")
+    try:
+        print(*table(results), sep="\n")
+        print(f"\nresults{'' if results['complete'] else ', INCOMPLETE,'} in {path}", flush=True)
+    except OSError as error:
+        fail(f"the table cannot be printed ({error}), but the results are in {path}")
     sys.exit(code)
 
 
-def stop(signal_number, frame):
-    """Ctrl-C and SIGTERM: leave, and while leaving ignore any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def stop(signal_number, frame):  # to leave, and while leaving to ignore any more
+    on_signals(signal.SIG_IGN, signal.SIG_IGN)
     sys.exit(128 + signal_number)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # one that is closed is None
+    sys.stderr = sys.stderr or open(os.devnull, "w")
+    sys.stdout.reconfigure(errors="replace")  # where it takes no "±"
+    on_signals(stop, stop)
     main()

@@ -5,6 +5,7 @@ the rounds as their second, [N, R, ...]. Means and sums over axis 0 serve both: 
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -89,8 +90,8 @@ def train(
     trained on, "test_error" that on `test_set` after it, both 0 to 1, or NaN; "learning_rate" is
     that of its first step. `train_set` and `test_set` are the first and the last three tensors of
     generate_pair_sets, on the model's device (the last of all is not used). `generator`, on the
-    CPU, draws augmentation and order; without one, torch's global one does. A Stack has tensors
-    [N, R, ...] and R generators. Raises ValueError, or what torch raises, if arguments are wrong.
+    CPU, draws augmentation and order, or torch's global one does; of a Stack it is a list of R.
+    Raises ValueError, or what torch raises, if arguments are wrong.
     """
     for name, value in {"batch_size": batch_size, "epochs": epochs}.items():
         if type(value) is not int or value < 1:
@@ -149,8 +150,7 @@ def each_round(function, tensors, generator, *arguments):
     """function(*tensors, generator, *arguments); round by round where there is a generator each."""
     if not isinstance(generator, list):
         return function(*tensors, generator, *arguments)
-    rounds = zip(*(tensor.unbind(dim=1) for tensor in tensors), generator)
-    found = [function(*one, *arguments) for one in rounds]
+    found = [function(*one, *arguments) for one in zip(*(x.unbind(1) for x in tensors), generator)]
     return [torch.stack(parts, dim=1) for parts in zip(*found)]
 
 
@@ -169,10 +169,8 @@ class Stack(torch.nn.Module):
                 model.get_buffer(name).data = buffer
 
     def forward(self, pairs):
-        def one(state, pairs):
-            return functional_call(self.rounds[0], state, pairs)
-
         by_name = zip(*(model.named_parameters() for model in self.rounds))
         state = {named[0][0]: torch.stack([x for _, x in named]) for named in by_name}
         by_round = pairs.transpose(0, 1).contiguous()  # a model may use view
+        one = partial(functional_call, self.rounds[0])
         return torch.vmap(one, out_dims=1, randomness="different")(state | self.stacked, by_round)

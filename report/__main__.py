@@ -6,9 +6,10 @@ report/report.pdf. Stopped and started again, it goes on where it was.
 
 import argparse
 import json
+import os
 import signal
 import sys
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import typst
 
 import test
 from report import benchmark, experiments, figures, search, trained
-from report.files import CORES, complete, fail, write
+from report.files import CORES, RESULTS, complete, fail, write
 from report.numbers import numbers
 
 FOLDER = Path(__file__).parent
@@ -31,6 +32,7 @@ def typeset(**options):
 
 
 def stop(number, frame):
+    test.on_signals(signal.SIG_IGN, signal.SIG_IGN)
     test.say("report: stopped; what is finished is kept")
     sys.exit(128 + number)
 
@@ -44,11 +46,11 @@ def main():
     add("--workers", type=test.whole, default=CORES, metavar="N", help="processes (one per core)")
     add("--replace", action="store_true", help="run again what has other settings in a file")
     options = parser.parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    test.on_signals(stop, stop)
     torch.set_num_threads(1)  # so that workers can be forked
     rounds, workers, replace = options.rounds, options.workers, options.replace
     try:
+        test.lock(FOLDER)
         for rows in (experiments.main, experiments.grids, experiments.floor, experiments.ablation):
             complete(rows.__name__, rows(), rounds, workers, replace=replace)
         rows, look = trained.trained(), trained.train_and_describe
@@ -58,13 +60,18 @@ def main():
         benchmark.complete_all(replace)
         figures.draw_all()
         write(FOLDER / "report.pdf", typeset())
-    except BrokenProcessPool:
-        test.say("report: a worker was killed, out of memory? Try fewer --workers")
+        print(FOLDER / "report.pdf", flush=True)
+    except BrokenExecutor as error:
+        test.say(f"report: {error}")
         sys.exit(1)
-    except (OSError, ValueError) as error:
+    except BlockingIOError:
+        fail("another one makes the report, wait for it")
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        fail(f"a file in {RESULTS} is damaged ({error!r}): restore it")
+    except (OSError, RuntimeError, ValueError) as error:
         fail(error)
-    print(FOLDER / "report.pdf")
 
 
 if __name__ == "__main__":
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # one that is closed is None
     main()

@@ -14,6 +14,7 @@ from data import load_mnist
 RESULTS = Path(__file__).parent / "results"
 CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
 PAIRS = 1000  # to train on, and as many to test on
+NUMBERS = "test_error", "best_test_error", "seconds"
 BY_EPOCH = "loss", "train_error", "test_error_by_epoch", "learning_rate"
 
 
@@ -62,15 +63,20 @@ def load(path):
         rounds = range(results["environment"]["rounds"]).stop  # a whole number
         for name, entry in results["models"].items():
             epochs, _ = entry["hyperparameters"]["epochs"], entry["parameters"] + 0
-            entry.setdefault("reported", None)
+            entry["reported"] = entry.get("reported")
             for measure, values in measures(entry).items():
-                known = [value for value in values if value is not None]
                 if len(values) != rounds:
                     raise ValueError(f"{measure} of {name} is not {rounds} rounds long")
-                if measure in BY_EPOCH and any(len(value) != epochs for value in known):
-                    raise ValueError(f"{measure} of {name} is not {epochs} epochs long")
-                if measure in ("test_error", "best_test_error", "seconds"):
-                    sum(known)  # of numbers
+                if measure in NUMBERS + BY_EPOCH:
+                    states = entry.get("diverged", [None] * rounds)
+                    if any(value is None and s is False for value, s in zip(values, states)):
+                        raise ValueError(f"{measure} of {name} lacks a round that is finished")
+                    known = [value for value in values if value is not None]
+                    if measure in BY_EPOCH:
+                        if any(len(value) != epochs for value in known):
+                            raise ValueError(f"{measure} of {name} is not {epochs} epochs long")
+                        known = [x for value in known for x in value if x is not None]
+                    sum(known)  # TypeError if they are no numbers
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"{path} is damaged, or no results file ({error!r})"
         raise ValueError(f"{what}: restore it, or move it away to have it made again") from error
@@ -81,9 +87,7 @@ def read(name):
     return load(RESULTS / f"{name}.json")
 
 
-def complete(
-    name, rows, rounds, workers, function=test.run_rounds, seed=0, run=None, replace=False
-):
+def complete(name, rows, rounds, workers, function=test.run_row, seed=0, run=None, replace=False):
     """Run the rounds of `rows` that report/results/`name`.json lacks, and keep them there.
 
     `rounds` is the number that each row is to have, or a dictionary of these. Round r is what

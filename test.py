@@ -111,14 +111,14 @@ def run_in_workers(function, jobs, workers, method=None):
     context = multiprocessing.get_context(method or ("fork" if forks else "spawn"))
     with ProcessPoolExecutor(workers, context, start_worker) as pool:
         try:
-            # what a handler raises while Python forks is lost, so until then a signal just kills
-            handlers = on_signals(signal.SIG_DFL, signal.SIG_DFL)
+            handlers = on_signals(signal.SIG_DFL, signal.SIG_DFL)  # an exception in a fork is lost
             futures = {pool.submit(function, *job): job for job in jobs}
             started = multiprocessing.active_children()
             on_signals(*handlers)
             for future in as_completed(futures):
                 yield futures[future], future.result()
-        except BrokenExecutor:  # the others have been ended by SIGTERM
+        except BrokenExecutor:
+            time.sleep(0.1)  # until the pool knows the code, and has ended the others by SIGTERM
             codes = {worker.exitcode for worker in started} - {None, -signal.SIGTERM}
             raise BrokenExecutor(f"a worker ended, exit code {[*codes] or 'unknown'}") from None
         finally:

@@ -58,18 +58,21 @@ def main():
         rows, trainings, seed = search.search(), search.trainings(rounds), search.FIRST_SEED
         complete("search", rows, trainings, workers, search.validate, seed, replace=replace)
         benchmark.complete_all(replace)
-        figures.draw_all()
-        write(FOLDER / "report.pdf", typeset())
-        print(FOLDER / "report.pdf", flush=True)
     except BrokenExecutor as error:
         test.say(f"report: {error}")
         sys.exit(1)
     except BlockingIOError:
         fail("another one makes the report, wait for it")
-    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
-        fail(f"a file in {RESULTS} is damaged ({error!r}): restore it")
     except (OSError, RuntimeError, ValueError) as error:
         fail(error)
+    try:
+        figures.draw_all()
+        write(FOLDER / "report.pdf", typeset())
+        print(FOLDER / "report.pdf", flush=True)
+    except OSError as error:
+        fail(error)
+    except Exception as error:  # whatever comes of a damaged measure
+        fail(f"{RESULTS} has what cannot be shown ({error!r}), restore it")
 
 
 if __name__ == "__main__":

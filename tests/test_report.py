@@ -4,6 +4,8 @@ import json
 import math
 import re
 import shutil
+import subprocess
+import sys
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -237,13 +239,88 @@ def test_a_damaged_results_file_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(files, "RESULTS", tmp_path)
     complete("some", {"short": SHORT}, 1, 1)
     good = json.loads((tmp_path / "some.json").read_text())
-    short = json.loads(json.dumps(good))
-    short["models"]["short"]["loss"].pop()
-    texts = ["", "{", "[]", "{}", '{"models": {}}', json.dumps(short)]
+    texts = ["", "{", "[]", "{}", '{"models": {}}']
+    for place, value in (
+        (("environment",), []),
+        (("environment", "rounds"), "1"),
+        (("environment", "rounds"), None),
+        (("models",), [1]),
+        (("models", "short"), "text"),
+        (("models", "short", "parameters"), None),
+        (("models", "short", "hyperparameters"), {}),
+        (("models", "short", "test_error"), []),
+        (("models", "short", "test_error"), [None]),  # of a round that is finished
+        (("models", "short", "seconds"), ["1"]),
+        (("models", "short", "loss"), [[]]),
+        (("models", "short", "loss"), [["0.1"]]),
+    ):
+        bad = json.loads(json.dumps(good))
+        *parents, key = place
+        node = bad
+        for parent in parents:
+            node = node[parent]
+        node[key] = value
+        texts.append(json.dumps(bad))
     for text in texts:
         (tmp_path / "some.json").write_text(text)
         with pytest.raises(ValueError, match=r"some\.json is damaged"):
             complete("some", {"short": SHORT}, 1, 1)
+
+
+def made(monkeypatch, capsys):
+    """What python -m report says when it is run and refuses to go on; it takes one line."""
+    monkeypatch.setattr("sys.argv", ["report"])
+    with pytest.raises(SystemExit) as stop:
+        report.__main__.main()
+    said = [x for x in capsys.readouterr().err.splitlines() if "made by another version" not in x]
+    assert stop.value.code == 2 and len(said) == 1 and said[0].startswith("report: ")
+    return said[0]
+
+
+def test_results_that_lack_what_is_shown(monkeypatch, capsys):
+    """Such as a measure of trained.json which a table of the report has."""
+    damaged = read("trained")
+    for entry in damaged["models"].values():
+        entry["calibration"] = ["text" for _ in entry["calibration"]]
+    monkeypatch.setattr(report.__main__, "complete", lambda *_, **__: None)
+    monkeypatch.setattr(figures, "draw_all", lambda: None)
+    monkeypatch.setattr(test, "lock", lambda path: None)  # this process would hold it
+    monkeypatch.setattr(numbers, "read", lambda name: damaged if name == "trained" else read(name))
+    assert "has what cannot be shown (" in made(monkeypatch, capsys)
+
+
+def test_figures_and_report_that_cannot_be_written(tmp_path, monkeypatch, capsys):
+    """Or only in part: what was there stays."""
+    old = {path: path.read_bytes() for path in (ROOT / "report" / "figures").iterdir()}
+    monkeypatch.setattr(test, "lock", lambda path: None)  # this process would hold it
+    monkeypatch.setattr(figures, "FOLDER", tmp_path / "figures")
+    (tmp_path / "figures").write_text("a file")
+    assert "figures" in made(monkeypatch, capsys)
+    monkeypatch.undo()
+    path = tmp_path / "figure.svg"
+    path.write_text("old")
+
+    def half(self, content):
+        with open(self, "wb") as file:
+            file.write(content[: len(content) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(OSError, match=r"figure\.svg cannot be written \(No space left on device\)"):
+        figures.draw(figures.models, path)
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 2
+    assert old == {path: path.read_bytes() for path in old}
+
+
+def test_a_second_report_at_once_is_refused(monkeypatch, capsys):
+    script = "import test; from report.__main__ import FOLDER; test.lock(FOLDER); print(); input()"
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        other.stdout.readline()
+        assert "another one makes the report" in made(monkeypatch, capsys)
+        other.stdin.close()
 
 
 @pytest.mark.parametrize(

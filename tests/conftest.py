@@ -1,3 +1,5 @@
+import signal
+
 import pytest
 import torch
 
@@ -7,6 +9,16 @@ import data
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before():
+    """test.main leaves them ignored, as a process that ends."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, handlers):
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -682,6 +682,69 @@ def test_a_worker_that_ends_itself_is_told_by_its_exit_code():
         list(test.run_in_workers(os._exit, [(3,)], 1))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="it sends itself signals")
+@pytest.mark.parametrize("moment", ["as the workers stop", "as the table is printed"])
+def test_a_signal_at_the_end_costs_no_table(moment, monkeypatch, tmp_path, capsys):
+    """Be it the second one, or the first after all work is done."""
+
+    def finished(function, jobs, workers):
+        try:
+            yield jobs[0], function(*jobs[0])
+            if moment == "as the workers stop":
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield jobs[1], function(*jobs[1])
+        finally:
+            os.kill(os.getpid(), signal.SIGINT if moment == "as the workers stop" else 0)
+
+    def table(results):
+        if moment == "as the table is printed":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(results)
+
+    real = test.table
+    monkeypatch.setattr(test, "run_in_workers", finished)
+    monkeypatch.setattr(test, "table", table)
+    options = ["--models", "sub_lenet5_ws_al", "--rounds", "2", "--epochs", "1", "--device", "cpu"]
+    path = tmp_path / "results.json"
+    monkeypatch.setattr(sys, "argv", ["test.py", *options, "--output", str(path)])
+    test.on_signals(test.stop, test.stop)
+    with pytest.raises(SystemExit) as stop:
+        test.main()
+    out, stopped = capsys.readouterr().out, moment == "as the workers stop"
+    assert stop.value.code == (143 if stopped else 0)
+    assert ("1 of 2 rounds missing" in out) is stopped and f"in {path}" in out
+
+
+def test_a_rank_that_is_stopped_tells_first_what_others_have_finished():
+    """Rank 0 is stopped in its second job, the third; meanwhile another has done the second."""
+
+    class Store(dict):
+        def add(self, key, number):
+            self[key] = self.get(key, 0) + number
+            return self[key]
+
+        def set(self, key, value):
+            self[key] = value
+
+        def check(self, keys):
+            return all(key in self for key in keys)
+
+    def function(name):
+        if name == "first":
+            store.add("taken", 1)
+        if name == "third":
+            store.set("1", json.dumps("of another rank"))
+            sys.exit(143)
+        return "of rank 0"
+
+    store, told = Store(), []
+    jobs = [("first",), ("second",), ("third",), ("fourth",)]
+    with pytest.raises(SystemExit):
+        for done in test.run_under_torchrun(function, jobs, store, 0):
+            told.append(done)
+    assert told == [(("first",), "of rank 0"), (("second",), "of another rank")]
+
+
 def test_what_a_model_raises_reaches_the_parent_whatever_it_is(monkeypatch):
     """An exception that can be sent, but not received: its class takes two arguments."""
 

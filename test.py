@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -73,7 +73,9 @@ def run_rounds(name, row, seeds, nb_pairs, device, folder=None, look=None):
     for seed, model, own_pairs, history in zip(seeds, nets, pairs, histories):
         if folder:
             weights = {key: value.cpu().clone() for key, value in model.state_dict().items()}
-            torch.save(weights, folder / f"{name}-{seed}.pt".replace("/", "%2F"))
+            file = f"{name}-{seed}.pt".replace("/", "%2F")
+            torch.save(weights, folder / f".{file}")  # a stop may leave half of it
+            (folder / f".{file}").replace(folder / file)
         for key, values in history.items():  # JSON has no inf and no nan
             history[key] = [value if math.isfinite(value) else None for value in values]
         errors = history.pop("test_error")
@@ -87,7 +89,7 @@ def run_rounds(name, row, seeds, nb_pairs, device, folder=None, look=None):
 def run_row(name, *job):
     try:
         return run_rounds(name, *job)
-    except Exception as error:  # as one that every process can send, and that names the row
+    except Exception as error:  # as one that survives pickling, and names the row
         raise RuntimeError(f"row {name}: {type(error).__name__}: {error}") from error
 
 
@@ -97,8 +99,8 @@ def on_signals(*handlers):
 
 
 def start_worker():
-    on_signals(signal.SIG_IGN, signal.SIG_DFL)  # Ctrl-C is the parent's to handle
-    parent = multiprocessing.parent_process()  # with which this process is to end
+    on_signals(signal.SIG_IGN, signal.SIG_DFL)  # Ctrl-C is the parent's; the pool sends SIGTERM
+    parent = multiprocessing.parent_process()  # or a worker would outlive one that is killed
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     torch.set_num_threads(1)  # several threads in each process would wait for one another
     load_mnist()  # or a spawned worker's first round would seem longer than others
@@ -111,16 +113,12 @@ def run_in_workers(function, jobs, workers, method=None):
     context = multiprocessing.get_context(method or ("fork" if forks else "spawn"))
     with ProcessPoolExecutor(workers, context, start_worker) as pool:
         try:
-            handlers = on_signals(signal.SIG_DFL, signal.SIG_DFL)  # an exception in a fork is lost
+            # Python drops what a handler raises during a fork
+            handlers = on_signals(signal.SIG_DFL, signal.SIG_DFL)
             futures = {pool.submit(function, *job): job for job in jobs}
-            started = multiprocessing.active_children()
             on_signals(*handlers)
             for future in as_completed(futures):
                 yield futures[future], future.result()
-        except BrokenExecutor:
-            time.sleep(0.1)  # until the pool knows the code, and has ended the others by SIGTERM
-            codes = {worker.exitcode for worker in started} - {None, -signal.SIGTERM}
-            raise BrokenExecutor(f"a worker ended, exit code {[*codes] or 'unknown'}") from None
         finally:
             for worker in multiprocessing.active_children():
                 worker.kill()
@@ -129,16 +127,16 @@ def run_in_workers(function, jobs, workers, method=None):
 def run_under_torchrun(function, jobs, store, rank):
     """Like run_in_workers, among torchrun's processes: each takes the next job, rank 0 yields."""
     missing = list(range(len(jobs))) if rank == 0 else []
-    while (n := store.add("taken", 1) - 1) < len(jobs) or missing:
+    while (taken := store.add("taken", 1) - 1) < len(jobs) or missing:
         try:
-            if n < len(jobs):
-                store.set(str(n), json.dumps(function(*jobs[n])))
+            if taken < len(jobs):
+                store.set(str(taken), json.dumps(function(*jobs[taken])))
             else:
                 time.sleep(0.1)
-        finally:  # also when stopped, as others may have finished theirs
-            for done in [done for done in missing if store.check([str(done)])]:
-                missing.remove(done)
-                yield jobs[done], json.loads(store.get(str(done)))
+        finally:  # also when stopped in its own job
+            for n in [n for n in missing if store.check([str(n)])]:
+                missing.remove(n)
+                yield jobs[n], json.loads(store.get(str(n)))
 
 
 def percent(errors):
@@ -192,9 +190,9 @@ def write_results(path, results):
 def lock(path):
     """Keep other runs from `path` until this process ends; BlockingIOError if one has it."""
     name = hashlib.sha256(bytes(path.resolve())).hexdigest()
-    with suppress(AttributeError, PermissionError):  # on Windows; where it is another user's
-        file = os.open(Path(tempfile.gettempdir()) / f"{name}.lock", os.O_RDWR | os.O_CREAT)
-        os.lockf(file, os.F_TLOCK, 0)
+    with suppress(AttributeError, PermissionError):  # Windows has no lockf; another user's file
+        lock_file = Path(tempfile.gettempdir()) / f"compare-digits-{name}.lock"
+        os.lockf(os.open(lock_file, os.O_RDWR | os.O_CREAT), os.F_TLOCK, 0)
 
 
 def say(text, end="\n"):
@@ -206,18 +204,19 @@ def say(text, end="\n"):
 def keep(finished, nb_jobs, results, path):
     """Write to `path` what `finished` yields, as it comes; tell each error and the time left."""
     start, environment = time.monotonic(), results["environment"]
-    for done, ((name, _, seeds, *_), outcomes) in enumerate(finished, 1):
-        rounds = [seed - environment["seed"] for seed in seeds]
-        for r, outcome in zip(rounds, outcomes):
-            for key, value in outcome.items():
-                results["models"][name].setdefault(key, [None] * environment["rounds"])[r] = value
-        results["complete"] = done == nb_jobs
-        write_results(path, results)
-        left = round((time.monotonic() - start) / done * (nb_jobs - done))
-        error = percent([x["test_error"] for x in outcomes if not x["diverged"]])
-        text = f"{name}, round {', '.join(map(str, rounds))}: {error.removesuffix(' ± n/a')} %; "
-        text += f"{done} of {nb_jobs} done, about {left // 60}:{left % 60:02} left"
-        say(text, end="\033[K\r" if sys.stderr.isatty() else "\n")  # on a terminal one line only
+    with closing(finished):  # so that workers stop when this does
+        for done, ((name, _, seeds, *_), outcomes) in enumerate(finished, 1):
+            entry, rounds = results["models"][name], [seed - environment["seed"] for seed in seeds]
+            for r, outcome in zip(rounds, outcomes):
+                for key, value in outcome.items():
+                    entry.setdefault(key, [None] * environment["rounds"])[r] = value
+            results["complete"] = done == nb_jobs
+            write_results(path, results)
+            left = round((time.monotonic() - start) / done * (nb_jobs - done))
+            error = percent([x["test_error"] for x in outcomes if not x["diverged"]])
+            text = f"{name}, round {', '.join(map(str, rounds))}: {error.removesuffix(' ± n/a')} %"
+            text += f"; {done} of {nb_jobs} done, about {left // 60}:{left % 60:02} left"
+            say(text, end="\033[K\r" if sys.stderr.isatty() else "\n")  # on a terminal one line
 
 
 def fail(message):
@@ -287,7 +286,7 @@ def check_rows(options, device, stack):
 
 def main():
     options = parse_arguments()
-    torch.set_num_threads(1)  # a process with more cannot be forked
+    torch.set_num_threads(1)  # or forked workers would hang
     path, rounds, store, rank, world = options.output, options.rounds, None, 0, 1
     try:
         if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's
@@ -307,9 +306,8 @@ def main():
         rows, stack = check_rows(options, device, min(stack, rounds, 20))
         seeds, jobs = [options.seed + r for r in range(rounds)], []
         for r in range(0, rounds, stack):  # a round of every model, the next of every model, ...
-            for name, row in rows.items():
+            for name, row in reversed(rows.items()):  # the longest first, to end together
                 jobs.append((name, row, seeds[r : r + stack], options.pairs, device, options.save))
-        jobs[-len(rows) :] = jobs[: -len(rows) - 1 : -1]  # the short models last: no long wait
         if options.save:
             options.save.mkdir(parents=True, exist_ok=True)
         if store:
@@ -330,19 +328,19 @@ def main():
         if n:
             say(f"the earlier {path} is now {earlier.rename(aside)}")
         write_results(path, results)
+    except BlockingIOError:
+        fail(f"another run writes to {path}: wait for it, or name another --output")
     except (OSError, RuntimeError, ValueError) as error:  # Runtime: of a loop of links, say
-        locked = f"another run writes to {path}: wait for it, or name another --output"
-        fail(locked if isinstance(error, BlockingIOError) else error)
+        fail(error)
     code = 0
     try:
-        with closing(finished):  # which stops the workers
-            keep(finished, len(jobs), results, path)
+        keep(finished, len(jobs), results, path)
     except SystemExit as stopped:
         code = stopped.code
     except Exception as error:
-        code = 1
+        code, results["complete"] = 1, False  # as this may be of a file that cannot be written
         say(f"test.py: stopped by {type(error).__name__}: {' '.join(str(error).split())}")
-    on_signals(signal.SIG_IGN, signal.SIG_IGN)  # one would cost the table now
+    on_signals(signal.SIG_IGN, signal.SIG_IGN)  # or one would cost the table
     with suppress(OSError):  # a stop may have come between a round's end and its writing
         write_results(path, results)
     try:
@@ -353,14 +351,15 @@ def main():
     sys.exit(code)
 
 
-def stop(signal_number, frame):  # to leave, and while leaving to ignore any more
+def stop(number, frame):
+    """On Ctrl-C or SIGTERM: leave, and meanwhile ignore any more."""
     on_signals(signal.SIG_IGN, signal.SIG_IGN)
-    sys.exit(128 + signal_number)
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # one that is closed is None
-    sys.stderr = sys.stderr or open(os.devnull, "w")
+    # a closed one is None
+    sys.stdout, sys.stderr = (x or open(os.devnull, "w") for x in (sys.stdout, sys.stderr))
     sys.stdout.reconfigure(errors="replace")  # where it takes no "±"
     on_signals(stop, stop)
     main()

@@ -7,7 +7,6 @@ report/report.pdf. Stopped and started again, it goes on where it was.
 import argparse
 import json
 import os
-import signal
 import sys
 from concurrent.futures import BrokenExecutor
 from functools import partial
@@ -31,12 +30,6 @@ def typeset(**options):
     return typst.compile(source, sys_inputs=inputs, ignore_system_fonts=True, **options)
 
 
-def stop(number, frame):
-    test.on_signals(signal.SIG_IGN, signal.SIG_IGN)
-    test.say("report: stopped; what is finished is kept")
-    sys.exit(128 + number)
-
-
 def main():
     parser = argparse.ArgumentParser(
         prog="python -m report", description=__doc__.partition(":")[0], allow_abbrev=False
@@ -46,11 +39,14 @@ def main():
     add("--workers", type=test.whole, default=CORES, metavar="N", help="processes (one per core)")
     add("--replace", action="store_true", help="run again what has other settings in a file")
     options = parser.parse_args()
-    test.on_signals(stop, stop)
+    test.on_signals(test.stop, test.stop)
     torch.set_num_threads(1)  # so that workers can be forked
     rounds, workers, replace = options.rounds, options.workers, options.replace
     try:
         test.lock(FOLDER)
+    except BlockingIOError:
+        fail("another one makes the report, wait for it")
+    try:
         for rows in (experiments.main, experiments.grids, experiments.floor, experiments.ablation):
             complete(rows.__name__, rows(), rounds, workers, replace=replace)
         rows, look = trained.trained(), trained.train_and_describe
@@ -61,8 +57,9 @@ def main():
     except BrokenExecutor as error:
         test.say(f"report: {error}")
         sys.exit(1)
-    except BlockingIOError:
-        fail("another one makes the report, wait for it")
+    except SystemExit:
+        test.say("report: stopped; what is finished is kept")
+        raise
     except (OSError, RuntimeError, ValueError) as error:
         fail(error)
     try:
@@ -71,8 +68,8 @@ def main():
         print(FOLDER / "report.pdf", flush=True)
     except OSError as error:
         fail(error)
-    except Exception as error:  # whatever comes of a damaged measure
-        fail(f"{RESULTS} has what cannot be shown ({error!r}), restore it")
+    except Exception as error:  # whatever comes of a damaged measure, or of an edited figure
+        fail(f"cannot show what {RESULTS} has ({error!r}): if a file is damaged, restore it")
 
 
 if __name__ == "__main__":

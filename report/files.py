@@ -63,14 +63,15 @@ def load(path):
         rounds = range(results["environment"]["rounds"]).stop  # a whole number
         for name, entry in results["models"].items():
             epochs, _ = entry["hyperparameters"]["epochs"], entry["parameters"] + 0
-            entry["reported"] = entry.get("reported")
+            entry.setdefault("reported", None)
+            states = entry.get("diverged", [None] * rounds)
             for measure, values in measures(entry).items():
                 if len(values) != rounds:
                     raise ValueError(f"{measure} of {name} is not {rounds} rounds long")
+                lacks = [value is None and s is False for value, s in zip(values, states)]
+                if measure in NUMBERS and any(lacks):
+                    raise ValueError(f"{measure} of {name} lacks a round that is finished")
                 if measure in NUMBERS + BY_EPOCH:
-                    states = entry.get("diverged", [None] * rounds)
-                    if any(value is None and s is False for value, s in zip(values, states)):
-                        raise ValueError(f"{measure} of {name} lacks a round that is finished")
                     known = [value for value in values if value is not None]
                     if measure in BY_EPOCH:
                         if any(len(value) != epochs for value in known):

@@ -11,6 +11,15 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folder(tmp_path_factory):
+    """Locks and drafts of all that runs here go where pytest clears up."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
+        patch.setattr("tempfile.tempdir", None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def signals_as_before():
     """test.main leaves them ignored, as a process that ends."""

@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 import models
 import report.__main__
 import test
-from report import curves, experiments, figures, files, numbers, search, trained
+from report import benchmark, curves, experiments, figures, files, numbers, search, trained
 from report.__main__ import typeset
 from report.experiments import cell
 from report.files import complete, read
@@ -145,6 +145,21 @@ def test_only_what_is_missing_is_run(tmp_path, monkeypatch, capsys):
     ]
 
 
+def test_a_file_of_an_older_version_is_continued(tmp_path, monkeypatch, capsys):
+    """It lacks a measure of what it has; and is read again in the middle of the new rounds."""
+    monkeypatch.setattr(files, "RESULTS", tmp_path)
+    rows = {"short": SHORT}
+    complete("some", rows, 1, 1)
+    old = read("some")
+    del old["models"]["short"]["loss"]
+    test.write_results(tmp_path / "some.json", old)
+    complete("some", rows, 2, 1)
+    complete("some", rows, 3, 1)
+    entry = read("some")["models"]["short"]
+    assert [x is None for x in entry["loss"]] == [True, False, False]
+    assert None not in entry["test_error"]
+
+
 def test_nothing_is_missing_from_what_is_committed(tmp_path, monkeypatch, capsys):
     """What python -m report goes through: no round is to be run, no file to be changed."""
 
@@ -270,6 +285,8 @@ def test_a_damaged_results_file_is_named(tmp_path, monkeypatch, capsys):
 def made(monkeypatch, capsys):
     """What python -m report says when it is run and refuses to go on; it takes one line."""
     monkeypatch.setattr("sys.argv", ["report"])
+    monkeypatch.setattr(report.__main__, "complete", lambda *_, **__: None)  # trains nothing
+    monkeypatch.setattr(benchmark, "complete_all", lambda *_: None)
     with pytest.raises(SystemExit) as stop:
         report.__main__.main()
     said = [x for x in capsys.readouterr().err.splitlines() if "made by another version" not in x]
@@ -282,11 +299,10 @@ def test_results_that_lack_what_is_shown(monkeypatch, capsys):
     damaged = read("trained")
     for entry in damaged["models"].values():
         entry["calibration"] = ["text" for _ in entry["calibration"]]
-    monkeypatch.setattr(report.__main__, "complete", lambda *_, **__: None)
     monkeypatch.setattr(figures, "draw_all", lambda: None)
     monkeypatch.setattr(test, "lock", lambda path: None)  # this process would hold it
     monkeypatch.setattr(numbers, "read", lambda name: damaged if name == "trained" else read(name))
-    assert "has what cannot be shown (" in made(monkeypatch, capsys)
+    assert "report: cannot show what " in made(monkeypatch, capsys)
 
 
 def test_figures_and_report_that_cannot_be_written(tmp_path, monkeypatch, capsys):

@@ -110,11 +110,11 @@ def run_in_workers(function, jobs, workers, method=None):
     """Yield (job, function(*job)) as each ends, in `workers` processes; left early, stop them."""
     # a forked worker has all loaded, but where torch knows a GPU it cannot train
     forks = sys.platform == "linux" and not torch.accelerator.is_available()
+    forks = forks and torch.get_num_threads() == threading.active_count() == 1  # or it may hang
     context = multiprocessing.get_context(method or ("fork" if forks else "spawn"))
     with ProcessPoolExecutor(workers, context, start_worker) as pool:
         try:
-            # Python drops what a handler raises during a fork
-            handlers = on_signals(signal.SIG_DFL, signal.SIG_DFL)
+            handlers = on_signals(signal.SIG_DFL, signal.SIG_DFL)  # forks drop what handlers raise
             futures = {pool.submit(function, *job): job for job in jobs}
             on_signals(*handlers)
             for future in as_completed(futures):
@@ -156,7 +156,7 @@ def table(results):
         good = [r for r, diverged in enumerate(state) if diverged is False]
         last, best = ([entry[key][r] for r in good] for key in ("test_error", "best_test_error"))
         seconds = f"{statistics.mean(entry['seconds'][r] for r in good):.2f}" if good else "n/a"
-        reported = f"{entry['reported']:.2f}" if entry["reported"] else ""
+        reported = "" if entry["reported"] is None else f"{entry['reported']:.2f}"
         columns = f"{entry['parameters']:,}", percent(last), percent(best), reported, seconds
         counts = {"diverged": state.count(True), "missing": state.count(None)}
         notes = [f"  {n} of {len(state)} rounds {what}" for what, n in counts.items() if n]
@@ -165,7 +165,7 @@ def table(results):
 
 def new_results(rows, device, workers, seed, rounds, pairs):
     """The results file before the first round; of every row all arguments, defaults included."""
-    core = [Path(__file__).with_name(f"{name}.py") for name in ("data", "models", "train", "test")]
+    core = [Path(models.__file__).with_name(f"{x}.py") for x in ("data", "models", "train", "test")]
     code = hashlib.sha256(b"".join(path.read_bytes() for path in core)).hexdigest()[:12]
     environment = {"torch": torch.__version__, "python": platform.python_version()}
     environment |= {"machine": f"{platform.system()} {platform.machine()}", "device": device}
@@ -272,7 +272,8 @@ def check_rows(options, device, stack):
                 raise ValueError("model must be a function that makes a new one at each call")
             run_rounds(name, rows[name], [options.seed], 8, device)
             multiprocessing.reduction.ForkingPickler.dumps(rows[name])  # as a worker gets it
-            format(rows[name].get("reported") or 0, ".2f")  # as the table prints it
+            found = new_results({name: rows[name]}, device, 1, 0, 1, 1)  # as it is kept and printed
+            list(table(json.loads(json.dumps(found, default=str, allow_nan=False))))
         except Exception as error:
             raise ValueError(f"row {name}: {type(error).__name__}: {error}") from error
         try:
@@ -335,12 +336,12 @@ def main():
     code = 0
     try:
         keep(finished, len(jobs), results, path)
-    except SystemExit as stopped:
-        code = stopped.code
+    except (SystemExit, KeyboardInterrupt) as stopped:
+        code = getattr(stopped, "code", 0) or 1
     except Exception as error:
         code, results["complete"] = 1, False  # as this may be of a file that cannot be written
         say(f"test.py: stopped by {type(error).__name__}: {' '.join(str(error).split())}")
-    on_signals(signal.SIG_IGN, signal.SIG_IGN)  # or one would cost the table
+    on_signals(lambda *_: None, lambda *_: None)  # or one would cost the table
     with suppress(OSError):  # a stop may have come between a round's end and its writing
         write_results(path, results)
     try:
@@ -352,14 +353,13 @@ def main():
 
 
 def stop(number, frame):
-    """On Ctrl-C or SIGTERM: leave, and meanwhile ignore any more."""
-    on_signals(signal.SIG_IGN, signal.SIG_IGN)
+    on_signals(lambda *_: None, lambda *_: None)  # SIG_IGN would be told of one that is on its way
     sys.exit(128 + number)
 
 
 if __name__ == "__main__":
     # a closed one is None
     sys.stdout, sys.stderr = (x or open(os.devnull, "w") for x in (sys.stdout, sys.stderr))
-    sys.stdout.reconfigure(errors="replace")  # where it takes no "±"
+    getattr(sys.stdout, "reconfigure", dict)(errors="replace")  # "±", where there is none
     on_signals(stop, stop)
     main()

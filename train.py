@@ -49,7 +49,8 @@ def mistakes(comparison, target):
 def evaluate(model, test_input, test_target):
     """The model's error in evaluation mode, in which it is left: 0 to 1, or NaN; [] or [R]."""
     model.eval()
-    parts = zip(test_input.split(100), test_target.split(100))  # fit a core's cache
+    # of a copy, as a model may change its input; and in parts, which fit a core's cache
+    parts = zip(test_input.clone().split(100), test_target.split(100), strict=True)
     wrong = sum(mistakes(model(pairs)[0], target).sum(dim=0) for pairs, target in parts)
     return wrong.cpu().double() / len(test_target)
 

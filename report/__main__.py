@@ -11,13 +11,14 @@ import sys
 from concurrent.futures import BrokenExecutor
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import typst
 
 import test
 from report import benchmark, experiments, figures, search, trained
-from report.files import CORES, RESULTS, complete, fail, write
+from report.files import CORES, PAIRS, RESULTS, complete, fail, write
 from report.numbers import numbers
 
 FOLDER = Path(__file__).parent
@@ -47,6 +48,8 @@ def main():
     except BlockingIOError:
         fail("another one makes the report, wait for it")
     try:
+        table = SimpleNamespace(models=[*test.EXPERIMENTS], epochs=None, pairs=PAIRS, seed=0)
+        test.check_rows(table, "cpu", 1)  # names the row that is wrong
         for rows in (experiments.main, experiments.grids, experiments.floor, experiments.ablation):
             complete(rows.__name__, rows(), rounds, workers, replace=replace)
         rows, look = trained.trained(), trained.train_and_describe

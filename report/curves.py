@@ -35,8 +35,8 @@ def main():
     parser.add_argument("file", type=Path, metavar="FILE.json", help="results of test.py")
     parser.add_argument("svg", type=Path, nargs="?", metavar="FILE.svg", help="(beside FILE.json)")
     options = parser.parse_args()
-    path = options.svg or options.file.with_suffix(".svg")
     try:
+        path = options.svg or options.file.with_suffix(".svg")
         if path.suffix != ".svg":
             raise ValueError(f"{path} must end in .svg")
         models, measure = load(options.file)["models"], "test_error_by_epoch"

@@ -40,6 +40,7 @@ KINDS = {  # of variants in report.search, by the first word of their names: mar
 }
 SETTINGS = {
     "svg.hashsalt": "0",
+    "text.parse_math": False,  # of rows' names
     "font.size": 6.5,
     "axes.linewidth": 0.5,
     "xtick.major.width": 0.5,

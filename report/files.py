@@ -78,7 +78,14 @@ def load(path):
                             raise ValueError(f"{measure} of {name} is not {epochs} epochs long")
                         known = [x for value in known for x in value if x is not None]
                     sum(known)  # TypeError if they are no numbers
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         what = f"{path} is damaged, or no results file ({error!r})"
         raise ValueError(f"{what}: restore it, or move it away to have it made again") from error
     return results

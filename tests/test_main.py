@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 import models
 import test
@@ -373,6 +375,10 @@ def own():
     return Model(Shared(trunk(1, 10)), TwoLogits(20, 2))
 
 
+def lazy():
+    return Model(Shared(nn.Sequential(nn.Flatten(), nn.LazyLinear(10))), TwoLogits(20, 2))
+
+
 THE_SAME = own()
 
 
@@ -451,6 +457,10 @@ def test_a_device_that_is_not_there(capsys):
         (dict(model=own, schedule="yes"), "schedule is 'yes'"),
         (dict(model=own, comparison_weight=0), "one of the weights above it"),
         (dict(model=own, reported="17"), "format code 'f'"),
+        (dict(model=own, reported=math.nan), "not JSON compliant"),
+        (dict(model=own, learning_rate=torch.inf), "not JSON compliant"),
+        (dict(model=own, reported=torch.tensor(17.0)), "format code 'f'"),
+        (dict(model=lazy), "uninitialized parameter"),
         (dict(model=own, lowest_rate="1e-4", schedule="adaptive"), "not supported between"),
         (dict(epochs=1), "KeyError: 'model'"),
         (dict(model="siamese"), "'str' object is not callable"),
@@ -674,6 +684,57 @@ def test_workers_end_with_their_parent(running):
     assert_all_stopped(process)
     results = json.loads(path.read_text())["models"]["sub_lenet5_ws"]
     assert results["test_error"].count(None) <= 17
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are not forked")
+@pytest.mark.parametrize(
+    "threads",
+    [
+        "torch.set_num_threads(2)",
+        "threading.Thread(target=time.sleep, args=[9], daemon=True).start()",
+    ],
+)
+def test_a_process_that_has_threads_is_not_forked(threads):
+    """Its locks and its OpenMP would hang the workers: these are spawned."""
+    script = (
+        f"import threading, time, torch, test; {threads}; "
+        "print(*test.run_in_workers(divmod, [(7, 2)], 1), flush=True)"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "((7, 2), (3, 1))\n"
+
+
+@pytest.mark.parametrize("what", [KeyboardInterrupt, SystemExit])
+def test_a_model_that_leaves_does_not_look_like_success(what, monkeypatch, tmp_path, capsys):
+    """Such as by sys.exit() in forward."""
+
+    def finished(function, jobs, workers):
+        yield jobs[0], function(*jobs[0])
+        raise what
+
+    monkeypatch.setattr(test, "run_in_workers", finished)
+    options = ["--models", "sub_lenet5_ws_al", "--rounds", "2", "--epochs", "1", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["test.py", *options, "--output", str(tmp_path / "r.json")])
+    with pytest.raises(SystemExit) as stop:
+        test.main()
+    assert stop.value.code == 1 and "1 of 2 rounds missing" in capsys.readouterr().out
+
+
+def test_a_stdout_that_is_no_terminal_and_no_file(tmp_path):
+    """As notebooks have it; and the script by a symbolic link."""
+    link = tmp_path / "link.py"
+    link.symlink_to(ROOT / "test.py")
+    script = (
+        "import io, runpy, sys; sys.stdout = io.StringIO(); "
+        f"sys.argv = {['test.py', '--models', 'sub_lenet5_ws_al', '--rounds', '1']!r}; "
+        f"sys.argv += {['--epochs', '1', '--device', 'cpu', '--output']!r}; "
+        f"sys.argv += [{str(tmp_path / 'r.json')!r}]; sys.path.insert(0, {str(ROOT)!r}); "
+        f"runpy.run_path({str(link)!r}, run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0 and "1 of 1 done" in done.stderr
+    assert json.loads((tmp_path / "r.json").read_text())["complete"] is True
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="it sends itself signals")

@@ -12,7 +12,17 @@ from torch import nn
 import data
 import train as train_module
 from data import generate_pair_sets
-from models import Model, Shared, baseline, likeliest, siamese, sub_lenet5_ws, trunk
+from models import (
+    Model,
+    Shared,
+    baseline,
+    lenet_digit,
+    lenet_head,
+    likeliest,
+    siamese,
+    sub_lenet5_ws,
+    trunk,
+)
 from test import EXPERIMENTS
 from train import Stack, mistakes, total_loss, train
 
@@ -342,6 +352,36 @@ def test_an_error_of_many_pairs_is_exact():
     target = (torch.arange(333) >= 77).long()
     history = run(Mean(), numbered(4), numbered(333, target))
     assert history["test_error"] == [77 / 333]
+
+
+def test_a_model_may_change_its_input_in_place():
+    """As x /= 255 does: the error after each epoch is of the pairs as they are."""
+
+    class InPlace(Model):
+        def forward(self, pairs):
+            pairs /= 255
+            return super().forward(pairs)
+
+    class Copied(Model):
+        def forward(self, pairs):
+            return super().forward(pairs / 255)
+
+    sets = generate_pair_sets(100, torch.Generator().manual_seed(0))
+    histories, before = [], [tensor.clone() for tensor in sets]
+    for kind in (InPlace, Copied):
+        torch.manual_seed(0)
+        model = kind(Shared(lenet_digit()), lenet_head())
+        generator = torch.Generator().manual_seed(0)
+        histories.append(train(model, sets[:3], sets[3:], generator, digit_weight=1, epochs=3))
+    assert histories[0] == histories[1]
+    assert all(torch.equal(*pair) for pair in zip(sets, before))
+
+
+def test_sets_that_do_not_fit_are_refused():
+    """Fewer pairs than labels in the test set, by whole parts, would give an error too low."""
+    sets = generate_pair_sets(300, torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError):
+        train(sub_lenet5_ws(), sets[:3], [sets[3][:100], sets[4]], epochs=1)
 
 
 def test_no_test_label_reaches_training():

@@ -271,9 +271,9 @@ def check_rows(options, device, stack):
             if rows[name]["model"]() is rows[name]["model"]():
                 raise ValueError("model must be a function that makes a new one at each call")
             run_rounds(name, rows[name], [options.seed], 8, device)
-            multiprocessing.reduction.ForkingPickler.dumps(rows[name])  # as a worker gets it
             found = new_results({name: rows[name]}, device, 1, 0, 1, 1)  # as it is kept and printed
             list(table(json.loads(json.dumps(found, default=str, allow_nan=False))))
+            multiprocessing.reduction.ForkingPickler.dumps(rows[name])  # as a worker gets it
         except Exception as error:
             raise ValueError(f"row {name}: {type(error).__name__}: {error}") from error
         try:
@@ -341,7 +341,7 @@ def main():
     except Exception as error:
         code, results["complete"] = 1, False  # as this may be of a file that cannot be written
         say(f"test.py: stopped by {type(error).__name__}: {' '.join(str(error).split())}")
-    on_signals(lambda *_: None, lambda *_: None)  # or one would cost the table
+    on_signals(signal.SIG_IGN, signal.SIG_IGN)  # or one would cost the table
     with suppress(OSError):  # a stop may have come between a round's end and its writing
         write_results(path, results)
     try:

@@ -40,15 +40,18 @@ EXPERIMENTS = dict(
     posterior=dict(model=models.posterior, comparison_weight=0, digit_weight=1, copies=2,
                    label_smoothing=0.1, optimizer="AdamW", learning_rate=0.03, weight_decay=0.1,
                    schedule="one-cycle"),
+    posterior_2s=dict(model=models.posterior, comparison_weight=0, digit_weight=1, copies=3,
+                      label_smoothing=0.1, optimizer="AdamW", learning_rate=0.04, weight_decay=0.1,
+                      schedule="one-cycle", batch_size=50, epochs=4),
 )  # fmt: skip
 LAYOUT = "{:<18}{:>11}{:>16}{:>16}{:>13}{:>10}"
 
 
-def run_rounds(name, row, seeds, nb_pairs, device, folder=None, look=None):
+def run_rounds(name, row, seeds, nb_pairs, device, folder=None, look=None, draw=generate_pair_sets):
     """Train a row of the table once for each of `seeds`, several as one stack.
 
-    All of a round is drawn from its seed, first the pairs, which are the course's. Returns for each
-    what the results file keeps and look(model, pairs) returns; `folder` is where weights go.
+    All of a round is drawn from its seed, first by `draw` the pairs. Returns for each what the
+    results file keeps and look(model, pairs) returns; `folder` is where weights go.
     """
     start, outcomes = time.perf_counter(), []
     arguments = {key: row[key] for key in row if key not in ("model", "reported")}
@@ -56,7 +59,7 @@ def run_rounds(name, row, seeds, nb_pairs, device, folder=None, look=None):
     with torch.random.fork_rng(devices=[]):  # gives the global generator back as it was
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)
-            pairs.append([x.to(device) for x in generate_pair_sets(nb_pairs, generator)])
+            pairs.append([x.to(device) for x in draw(nb_pairs, generator)])
             weight_seed, training_seed = torch.randint(2**32, (2,), generator=generator).tolist()
             torch.manual_seed(weight_seed)  # layers draw from torch's global generator
             nets.append(row["model"]().to(device))
@@ -307,7 +310,7 @@ def main():
         rows, stack = check_rows(options, device, min(stack, rounds, 20))
         seeds, jobs = [options.seed + r for r in range(rounds)], []
         for r in range(0, rounds, stack):  # a round of every model, the next of every model, ...
-            for name, row in reversed(rows.items()):  # the longest first, to end together
+            for name, row in reversed(rows.items()):  # the shortest last, to end together
                 jobs.append((name, row, seeds[r : r + stack], options.pairs, device, options.save))
         if options.save:
             options.save.mkdir(parents=True, exist_ok=True)

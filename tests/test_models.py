@@ -26,7 +26,7 @@ PARAMETERS = {
     "sub_lenet5_ws_al": 59_288,
     "baseline": 71_790,
     "siamese": 71_076,
-    "posterior": 66_170,
+    "posterior": 44_618,
 }
 SHARED = ["sub_lenet5_ws", "sub_lenet5_ws_al", "siamese", "posterior"]
 
@@ -66,7 +66,7 @@ def widths(net, image):
 
 def test_image_sizes_on_the_way():
     image = torch.zeros(2, 1, 14, 14)
-    assert widths(posterior_digit(), image) == [14, 12, 10, 5, 3]
+    assert widths(posterior_digit(), image) == [14, 12, 6, 4, 2]
     assert widths(lenet_digit(), image) == [14, 10, 5]
     assert widths(trunk(1, 10), image) == [14, 13, 6, 7, 3, 4, 2]
 

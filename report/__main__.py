@@ -17,7 +17,7 @@ import torch
 import typst
 
 import test
-from report import benchmark, experiments, figures, search, trained
+from report import benchmark, experiments, figures, frontier, search, trained
 from report.files import CORES, PAIRS, RESULTS, complete, fail, write
 from report.numbers import numbers
 
@@ -56,6 +56,8 @@ def main():
         complete("trained", rows, rounds, workers, look, replace=replace)
         rows, trainings, seed = search.search(), search.trainings(rounds), search.FIRST_SEED
         complete("search", rows, trainings, workers, search.validate, seed, replace=replace)
+        rows, trainings = frontier.frontier(), min(rounds, frontier.TRAININGS)
+        complete("frontier", rows, trainings, 1, frontier.measure, seed, replace=replace)
         benchmark.complete_all(replace)
     except BrokenExecutor as error:
         test.say(f"report: {error}")

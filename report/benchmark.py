@@ -7,7 +7,7 @@
 Both train on the same pairs and test after every epoch. They run in turn, several times. The FLOP
 utilisation is the floating point operations of the forward and backward passes over the time, as a
 share of what products of 1024x1024 float32 matrices reach on the same cores in the same run. Also:
-start-up time, memory, and a profile of a training step.
+start-up time, memory, a profile of a training step, and what a round of posterior_2s consists of.
 """
 
 import os
@@ -22,15 +22,20 @@ from tempfile import TemporaryDirectory
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
 import test
-from data import add_rotated, generate_pair_sets
+from data import add_rotated, distort, generate_pair_sets, load_mnist
 from report.files import CORES, PAIRS, RESULTS, complete, good, read
 from train import train
 
 EPOCHS, REPEATS = 12, 3  # of a round; of each measurement
+TWO_SECONDS, ROUNDS = "posterior_2s", 10  # the row that is profiled, and how often
 MEASURES = "textbook_seconds", "seconds", "textbook_utilisation", "utilisation"
 
 
@@ -154,6 +159,52 @@ def profile():
     return dict(spent)
 
 
+class Stopwatch:
+    """Seconds by what they were spent on: each call names what has passed since the last."""
+
+    def __init__(self):
+        self.spent, self.last = Counter(), time.perf_counter()
+
+    def __call__(self, what):
+        now = time.perf_counter()
+        self.spent[what] += now - self.last
+        self.last = now
+
+
+def round_profile(name, seed):
+    """Seconds of one round of a row, by what they are spent on; by hooks, with no profiler.
+
+    "pairs" has their drawing, "forward" and "tests" have the comparison too, "the rest" shuffling,
+    batches, statistics and schedule.
+    """
+    row = test.EXPERIMENTS[name]
+
+    def model():
+        watch("pairs")
+        found = row["model"]()
+        found.register_forward_pre_hook(lambda *_: watch("the rest"))
+        found.register_forward_hook(lambda net, *_: watch("forward" if net.training else "tests"))
+        return found
+
+    def distorted(*arguments):
+        watch("the rest")
+        found = row.get("distort", distort)(*arguments)
+        watch("distortion")
+        return found
+
+    changes = dict(model=model, distort=distorted)
+    hooks = [
+        register_optimizer_step_pre_hook(lambda *_: watch("loss, backward")),
+        register_optimizer_step_post_hook(lambda *_: watch("optimizer")),
+    ]
+    watch = Stopwatch()
+    test.run_rounds(name, row | changes, [seed], PAIRS, "cpu")
+    watch("the rest")
+    for hook in hooks:
+        hook.remove()
+    return dict(watch.spent)
+
+
 def command(folder, *options):
     output = f"{folder}/results.json"
     return [sys.executable, test.__file__, "--device", "cpu", "--output", output, *options]
@@ -212,18 +263,29 @@ def table(results):
 
 
 def benchmark():
-    changes = dict(epochs=EPOCHS, reported=None)
-    return {name: row | changes for name, row in test.EXPERIMENTS.items()}
+    rows = {name: train.__kwdefaults__ | row for name, row in test.EXPERIMENTS.items()}
+    return {
+        name: row | dict(epochs=min(EPOCHS, row["epochs"]), reported=None)
+        for name, row in rows.items()
+    }
 
 
 def complete_all(replace=False):
     """Measure what benchmark.json lacks. It is best done when nothing else runs."""
     complete("benchmark", benchmark(), REPEATS, CORES, compare, run=in_turn, replace=replace)
     results = read("benchmark")
+    if replace:
+        for key in ("memory", "round"):
+            results.pop(key, None)
     if "memory" not in results:
         ((_, results["profile"]),) = test.run_in_workers(profile, [()], 1)
         results["first_round"] = [first_round() for _ in range(REPEATS)]
         results["memory"] = memory()
+        test.write_results(RESULTS / "benchmark.json", results)
+    if "round" not in results and TWO_SECONDS in test.EXPERIMENTS:
+        load_mnist()  # here, as a forked worker then has it
+        jobs = [(TWO_SECONDS, seed) for seed in range(ROUNDS)]
+        results["round"] = [spent for _, spent in test.run_in_workers(round_profile, jobs, 1)]
         test.write_results(RESULTS / "benchmark.json", results)
 
 

@@ -10,10 +10,12 @@ import matplotlib.patheffects
 import numpy as np
 import torch
 
+import test
 from data import generate_pair_sets
-from report import search
 from report.experiments import REPORT_1, at_constant_rate
 from report.files import PAIRS, RESULTS, good, read, write
+from report.frontier import ENSEMBLE, point
+from report.search import differences
 from report.trained import expected_calibration_error
 
 matplotlib.use("svg")
@@ -29,15 +31,12 @@ COLORS = {  # one for each model, everywhere, that colour-blind readers can tell
     "siamese": "#CC79A7",
     "siamese_al": "#0072B2",
     "posterior": "#D55E00",
+    "posterior_2s": "#8C2D04",
 }
-OTHER = "#882255"  # for a model that is not among them
+OTHER = "#666633"  # for a model that is not among them
 WIDTH = 3.4  # inches: a column of the report
 SHOWN = 30  # wrong pairs
-KINDS = {  # of variants in report.search, by the first word of their names: marker and label
-    "chosen": ("D", "chosen"),
-    "copies": ("s", "chosen, but for the copies"),
-    "net": ("^", "other nets and copies"),
-}
+COURSE = 2, 15  # seconds on one core and % of error, for some 70,000 parameters and 25 epochs
 SETTINGS = {
     "svg.hashsalt": "0",
     "text.parse_math": False,  # of rows' names
@@ -63,31 +62,6 @@ def band(axes, values, color, style="-", label=None):
         x = range(1, len(mean) + 1)
         axes.plot(x, mean, style, color=color, linewidth=1.1, label=label)
         axes.fill_between(x, mean - half, mean + half, color=color, alpha=0.2, linewidth=0)
-
-
-def models():
-    """Every round of every model, its mean, and what the reports say."""
-    main = read("main")["models"]
-    figure, axes = plt.subplots(figsize=(WIDTH, 0.35 + 0.175 * len(main)), layout="constrained")
-    for y, (name, entry) in enumerate(main.items()):
-        errors = [100 * error for error in good(entry, "test_error")]
-        spread = [y - 0.25 + 0.5 * r / max(1, len(errors) - 1) for r in range(len(errors))]
-        color = COLORS.get(name, OTHER)
-        axes.plot(errors, spread, "o", color=color, markersize=2, alpha=0.7, markeredgewidth=0)
-        if errors:
-            mean = 2 * [statistics.mean(errors)]
-            axes.plot(mean, [y - 0.4, y + 0.4], color=color, linewidth=1.5)
-        if entry["reported"] is not None:
-            style = dict(color="black", markersize=5, markeredgewidth=1, zorder=3)
-            axes.plot(entry["reported"], y, "x", **style)
-    axes.set_yticks(range(len(main)), main)
-    axes.invert_yaxis()
-    axes.set_xscale("log")
-    ticks = 0.5, 1, 2, 5, 10, 20, 30
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-    axes.set_xlabel("test error, % (log scale); bar: mean; ×: reported")
-    return figure
 
 
 def epochs():
@@ -127,33 +101,66 @@ def planes():
     return figure
 
 
-def error_by_time():
-    """Error on validation pairs against seconds of training, for the variants of report.search."""
-    figure, axes = plt.subplots(figsize=(WIDTH, 2.2), layout="constrained")
-    for name, entry in read("search")["models"].items():
-        errors = [100 * error for error in search.errors_of(entry)]
-        if not errors:
-            continue
-        x, y = statistics.mean(good(entry, "seconds")), statistics.mean(errors)
-        half = statistics.stdev(errors) / len(errors) ** 0.5 if len(errors) > 1 else 0
-        kind, second, *_ = *name.split(), ""
-        marker, label = KINDS.get(kind, ("o", "other settings"))
-        color = {"chosen": COLORS["posterior"], "copies": "#222222", "net": "#222222"}
-        style = dict(fmt=marker, color=color.get(kind, "#888888"), markersize=3.5, linewidth=0.8)
-        known = axes.get_legend_handles_labels()[1]
-        axes.errorbar(x, y, half, label=None if label in known else label, **style)
-        if kind == "copies":
-            style = dict(textcoords="offset points", fontsize=6, color="#222222")
-            axes.annotate(f"{second} copies", (x, y), (4, 2), **style)
-    axes.legend(frameon=False, fontsize=6, loc="upper right")
-    labels = dict(xlabel="seconds of a training on a busy core", ylabel="validation error, %")
-    axes.set(xlim=(0, None), **labels)
+def frontier():
+    """Error on validation pairs against seconds of one core, both on log scales."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 2.35), layout="constrained")
+    points = {name: point(entry) for name, entry in read("frontier")["models"].items()}
+    points = {name: found for name, found in points.items() if found}
+    theirs = {*test.EXPERIMENTS} - {"posterior", "posterior_2s"}  # and the user's own
+    style = dict(linewidth=0.8, capsize=1.5, markersize=4)
+    for name in points:
+        if name in theirs:
+            color = COLORS.get(name, OTHER)
+            axes.errorbar(*points[name], fmt="o", color=color, label=name, **style)
+    color = COLORS["posterior"]
+    ours = sorted(points[name] for name in points if name not in {*theirs, ENSEMBLE})
+    if ours:
+        label = "our net, other budgets"
+        axes.errorbar(*zip(*ours), fmt=".-", color=color, label=label, **style)
+    if ENSEMBLE in points:
+        label = "four of our nets"
+        axes.errorbar(*points[ENSEMBLE], fmt="*", color=color, label=label, **style)
+    text = dict(textcoords="offset points", fontsize=6.5)
+    for name in ("posterior_2s", "posterior"):
+        if name in points:
+            axes.plot(*points[name][:2], "D", color=COLORS[name], markersize=4.5, zorder=3)
+            axes.annotate(name, points[name][:2], (2, 4), **text)
+    axes.plot(*COURSE, "x", color="black", markersize=6, markeredgewidth=1.2)
+    axes.annotate("the course: 15 %, 2 s", COURSE, (0, -6), ha="center", va="top", **text)
+    axes.set(xscale="log", yscale="log", xlabel="seconds of one core for a round, tests included")
+    axes.set_ylabel("error on validation pairs, %")
+    for axis, ticks in (axes.xaxis, (0.5, 1, 2, 5, 10, 20, 50)), (axes.yaxis, (1, 2, 5, 10, 20)):
+        axis.set_major_locator(matplotlib.ticker.FixedLocator(ticks))
+        axis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+        axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    style = dict(fontsize=6, labelspacing=0.2, columnspacing=1, handletextpad=0.4, borderpad=0)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, **style)
+    return figure
+
+
+def variants():
+    """The search: each variant's error minus that of its row, with the 95% interval."""
+    entries = read("search")["models"]
+    seconds = {name: good(entry, "seconds") for name, entry in entries.items()}
+    labels = {x: f"{x} ({statistics.median(y):.1f} s)" for x, y in seconds.items() if y}
+    figure, panels = plt.subplots(1, 2, figsize=(2 * WIDTH + 0.3, 2.5), layout="constrained")
+    for axes, row in zip(panels, ("posterior", "posterior_2s")):
+        found = differences({x: y for x, y in entries.items() if x.partition(",")[0] == row})
+        for y, (middle, low, high) in enumerate(found.values()):
+            style = dict(fmt="o", markersize=2.5, linewidth=0.8, color=COLORS[row])
+            axes.errorbar(middle, y, xerr=[[middle - low], [high - middle]], **style)
+        axes.axvline(0, color="#888888", linewidth=0.6)
+        names = [labels[name].removeprefix(f"{row}, ") for name in found]
+        axes.set_yticks(range(len(found)), names, fontsize=5)
+        axes.invert_yaxis()
+        axes.set_title(labels.get(row, row), fontsize=7)
+    figure.supxlabel("points of validation error more than the row above", fontsize=6.5)
     return figure
 
 
 def calibration():
     """How often a ≤ b where a model says so with probability P."""
-    figure, axes = plt.subplots(figsize=(WIDTH * 0.62, WIDTH * 0.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(WIDTH * 0.55, WIDTH * 0.5), layout="constrained")
     axes.plot([0, 1], [0, 1], color="#AAAAAA", linewidth=0.8)
     for name, entry in read("trained")["models"].items():
         rounds = good(entry, "calibration")
@@ -184,12 +191,14 @@ def wrong():
     return figure
 
 
-FIGURES = models, epochs, planes, error_by_time, calibration, wrong
+FIGURES = epochs, planes, frontier, variants, calibration, wrong
 
 
 def sources():
     """A digest of what the figures are drawn from. Each carries it: a test sees which are stale."""
-    paths = (RESULTS / f"{name}.json" for name in ("main", "grids", "trained", "search"))
+    paths = (
+        RESULTS / f"{name}.json" for name in ("main", "grids", "trained", "search", "frontier")
+    )
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 

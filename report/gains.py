@@ -36,14 +36,15 @@ def paired_gain(without, with_it):
     return (interval.low + interval.high) / 2, interval.low, interval.high
 
 
-def gain(without, with_it):
+def gain(without, with_it, measure="test_error"):
     """paired_gain of two models' entries, in percentage points; None of fewer than two rounds.
 
     It is over the rounds that both finished and in which neither diverged.
     """
     both = without, with_it
-    lists = (entry.get(measure, []) for measure in ("test_error", "diverged") for entry in both)
+    lists = (entry.get(key, []) for key in (measure, "diverged") for entry in both)
     errors = [(a, b) for a, b, *diverged in zip(*lists) if diverged == [False, False]]
+    errors = [pair for pair in errors if None not in pair]
     return [100 * x for x in paired_gain(*zip(*errors))] if len(errors) > 1 else None
 
 

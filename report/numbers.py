@@ -5,9 +5,11 @@ import math
 import statistics
 from pathlib import Path
 
-from report import benchmark, gains, search
+from report import benchmark, gains
 from report.experiments import BATCH_SIZES, RATES, REPORT_1, at_constant_rate, cell, settings
 from report.files import PAIRS, good, read
+from report.frontier import point
+from report.search import differences
 from report.trained import PARTS, expected_calibration_error
 from test import percent
 
@@ -20,6 +22,10 @@ def accuracy(errors):
 
 def mean(values, digits=2, factor=1):
     return f"{factor * statistics.mean(values):.{digits}f}" if values else "n/a"
+
+
+def median(seconds):
+    return f"{statistics.median(seconds):.1f}" if seconds else "n/a"
 
 
 def count(entry):
@@ -139,16 +145,44 @@ def closed_form_rows(trained):
         yield [name, *(percent(good(entry, measure)) for measure in measures), error]
 
 
+def frontier_points(entries):
+    """Seconds, error in percent and its standard error of each row."""
+    points = {name: point(entry) for name, entry in entries.items()}
+    return {name: [f"{x:.2f}" for x in found] for name, found in points.items() if found}
+
+
+def quarter(entries):
+    """The seconds of posterior_2s as a share of siamese_al's in the same run."""
+    ours, theirs = (point(entries.get(name, {})) for name in ("posterior_2s", "siamese_al"))
+    return f"{ours[0] / theirs[0]:.2f}" if ours and theirs else "n/a"
+
+
+def sharpness_errors(entry):
+    """Validation error by what the scores are multiplied with."""
+    errors = good(entry, "error")
+    return {s: mean([x[s] for x in errors], factor=100) for s in errors[0]} if errors else {}
+
+
+def profile_rows(rounds):
+    """What a round consists of: mean milliseconds, and the share in percent."""
+    means = {what: statistics.mean(found[what] for found in rounds) for what in [*rounds, {}][0]}
+    for what, seconds in sorted(means.items(), key=lambda item: -item[1]):
+        yield [what, f"{1000 * seconds:.0f}", f"{100 * seconds / sum(means.values()):.0f}"]
+
+
 def numbers():
     """A dictionary of texts and of tables' rows."""
-    names = "main", "grids", "floor", "ablation", "trained", "search", "benchmark"
+    names = "main", "grids", "floor", "ablation", "trained", "search", "frontier", "benchmark"
     files = {name: read(name) for name in names}
-    main, grids, floor, ablation, trained, variants, _ = (x["models"] for x in files.values())
+    main, grids, floor, ablation, trained, variants, budgets, _ = (
+        x["models"] for x in files.values()
+    )
     bench, environment = files["benchmark"], files["main"]["environment"]
     rows = list(grid_rows(main, grids))
     marks = [mark for _, row in rows for *_, mark in row]
     rates, sizes = REPORTED["rates"], REPORTED["batch_sizes"]
     wrong = good(trained.get("posterior", {}), "wrong")
+    paired = differences(variants)
     drawn = *REPORT_1, *REPORTED["table_2"], "posterior"
     optimism = [mean_gain(entry) for entry in main.values() if good(entry, "test_error")]
     return {
@@ -180,15 +214,28 @@ def numbers():
         "ablation": list(ablation_rows(main, ablation)),
         "closed_form": list(closed_form_rows(trained)),
         "wrong": {"count": sum(map(len, wrong)), "pairs": f"{PAIRS * len(wrong):,}"},
-        "validation": {name: percent(search.errors_of(x)) for name, x in variants.items()},
-        "trainings": len(search.errors_of(variants["chosen"])),
+        "first_version": REPORTED["first_version"]["posterior"],
+        "posterior_2s": percent(good(main.get("posterior_2s", {}), "test_error")),
+        "paired": {
+            name: [f"{x:.2f}".replace("-", "−") for x in found] for name, found in paired.items()
+        },
+        "better": len([name for name, (_, _, high) in paired.items() if high < 0]),
+        "validation": {x: percent(good(y, "validation_error")) for x, y in variants.items()},
+        "trainings": {x: str(len(good(y, "validation_error"))) for x, y in variants.items()},
+        "variant_seconds": {x: median(good(y, "seconds")) for x, y in variants.items()},
+        "variant_parameters": {name: count(entry) for name, entry in variants.items()},
+        "sharpness": sharpness_errors(variants.get("posterior", {})),
+        "frontier": frontier_points(budgets),
+        "quarter": quarter(budgets),
+        "budget_trainings": str(files["frontier"]["environment"]["rounds"]),
+        "profile_round": list(profile_rows(bench.get("round", []))),
         "speed": list(benchmark.rows(bench)),
         "benchmark": {
             "epochs": str(benchmark.EPOCHS),
             "cores": str(bench["environment"]["workers"]),
             "repeats": str(bench["environment"]["rounds"]),
         },
-        "profile": {name: f"{value:.1f}" for name, value in bench["profile"].items()},
+        "profile_step": {name: f"{value:.1f}" for name, value in bench["profile"].items()},
         "profile_sum": f"{sum(bench['profile'].values()):.1f}",
         "memory_sum": f"{sum(bench['memory']):.0f}",
         "first_round": f"{statistics.median(bench['first_round']):.1f}",

@@ -129,8 +129,9 @@ def complete(name, rows, rounds, workers, function=test.run_row, seed=0, run=Non
         environment["rounds"] = max(environment["rounds"], before["rounds"])
         for key, value in before.items():  # of the rounds that are there, and of those to come
             new = environment.setdefault(key, value)
-            if key != "rounds" and str(new) not in str(value).split(", "):
-                environment[key] = f"{value}, {new}"
+            if key != "rounds":
+                known = str(new) in str(value).split(", ")
+                environment[key] = value if known else f"{value}, {new}"
     for entry in models.values():
         for values in measures(entry).values():
             values += [None] * (environment["rounds"] - len(values))

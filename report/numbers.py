@@ -164,10 +164,10 @@ def sharpness_errors(entry):
 
 
 def profile_rows(rounds):
-    """What a round consists of: mean milliseconds, and the share in percent."""
+    """What a round consists of: the parts' shares in percent."""
     means = {what: statistics.mean(found[what] for found in rounds) for what in [*rounds, {}][0]}
     for what, seconds in sorted(means.items(), key=lambda item: -item[1]):
-        yield [what, f"{1000 * seconds:.0f}", f"{100 * seconds / sum(means.values()):.0f}"]
+        yield [what, f"{100 * seconds / sum(means.values()):.0f}"]
 
 
 def numbers():

@@ -17,18 +17,30 @@ import torch
 import typst
 
 import test
-from report import benchmark, experiments, figures, frontier, search, trained
+from report import benchmark, experiments, figures, frontier, learning, search, tables
 from report.files import CORES, PAIRS, RESULTS, complete, fail, write
 from report.numbers import numbers
 
 FOLDER = Path(__file__).parent
 
 
-def typeset(**options):
-    """The PDF's bytes, or with format="png" those of its pages."""
-    inputs = {"numbers": json.dumps(numbers())}
+def typeset(found, **options):
+    """The PDF's bytes, or with format="png" those of its pages; `found` is what numbers() says."""
+    inputs = {"numbers": json.dumps(found)}
     source = FOLDER / "report.typ"
     return typst.compile(source, sys_inputs=inputs, ignore_system_fonts=True, **options)
+
+
+def plan(rounds, workers):
+    """The results files: what files.complete takes for each but benchmark.json."""
+    for rows, function, most in experiments.FILES:
+        yield rows.__name__, rows(), min(rounds, most), workers, function
+    rows, trainings = learning.learning(), learning.trainings(rounds)
+    yield "learning", rows, trainings, workers, learning.measure
+    seed, rows, trainings = search.FIRST_SEED, search.search(), search.trainings(rounds)
+    yield "search", rows, trainings, workers, search.validate, seed
+    trainings = min(rounds, frontier.TRAININGS)
+    yield "frontier", frontier.frontier(), trainings, 1, frontier.measure, seed
 
 
 def main():
@@ -42,7 +54,6 @@ def main():
     options = parser.parse_args()
     test.on_signals(test.stop, test.stop)
     torch.set_num_threads(1)  # so that workers can be forked
-    rounds, workers, replace = options.rounds, options.workers, options.replace
     try:
         test.lock(FOLDER)
     except BlockingIOError:
@@ -50,15 +61,9 @@ def main():
     try:
         table = SimpleNamespace(models=[*test.EXPERIMENTS], epochs=None, pairs=PAIRS, seed=0)
         test.check_rows(table, "cpu", 1)  # names the row that is wrong
-        for rows in (experiments.main, experiments.grids, experiments.floor, experiments.ablation):
-            complete(rows.__name__, rows(), rounds, workers, replace=replace)
-        rows, look = trained.trained(), trained.train_and_describe
-        complete("trained", rows, rounds, workers, look, replace=replace)
-        rows, trainings, seed = search.search(), search.trainings(rounds), search.FIRST_SEED
-        complete("search", rows, trainings, workers, search.validate, seed, replace=replace)
-        rows, trainings = frontier.frontier(), min(rounds, frontier.TRAININGS)
-        complete("frontier", rows, trainings, 1, frontier.measure, seed, replace=replace)
-        benchmark.complete_all(replace)
+        for name, *arguments in plan(options.rounds, options.workers):
+            complete(name, *arguments, replace=options.replace)
+        benchmark.complete_all(options.replace)
     except BrokenExecutor as error:
         test.say(f"report: {error}")
         sys.exit(1)
@@ -69,7 +74,9 @@ def main():
         fail(error)
     try:
         figures.draw_all()
-        write(FOLDER / "report.pdf", typeset())
+        found = numbers()
+        write(tables.PATH, tables.text(found))
+        write(FOLDER / "report.pdf", typeset(found))
         print(FOLDER / "report.pdf", flush=True)
     except OSError as error:
         fail(error)

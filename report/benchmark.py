@@ -7,15 +7,18 @@
 Both train on the same pairs and test after every epoch. They run in turn, several times. The FLOP
 utilisation is the floating point operations of the forward and backward passes over the time, as a
 share of what products of 1024x1024 float32 matrices reach on the same cores in the same run. Also:
-start-up time, memory, a profile of a training step, and what a round of posterior_2s consists of.
+what changes the one into the other, step by step; start-up time, memory, a profile of a training
+step, and what a round of posterior_2s consists of.
 """
 
 import os
+import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections import Counter
+from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -36,6 +39,14 @@ from train import train
 
 EPOCHS, REPEATS = 12, 3  # of a round; of each measurement
 TWO_SECONDS, ROUNDS = "posterior_2s", 10  # the row that is profiled, and how often
+STEPS = {  # from (a) to (b): processes, threads of each, memory layout and optimizer of test.py
+    "textbook": (1, CORES, False, False),
+    "one thread": (1, 1, False, False),
+    "a process a core": (CORES, 1, False, False),
+    "memory layout": (CORES, 1, True, False),
+    "fused optimizer": (CORES, 1, True, True),
+}
+STEPPED = "sub_lenet5", "siamese_al", "posterior"  # one model of each kind
 MEASURES = "textbook_seconds", "seconds", "textbook_utilisation", "utilisation"
 
 
@@ -61,17 +72,19 @@ def textbook_loss(row, comparison, digits, target, classes):
     return loss
 
 
-def textbook_round(row, seed, nb_pairs):
-    """Seconds that the textbook loop takes for one round."""
+def textbook_round(row, seed, nb_pairs, threads=1, layout=False, fused=False):
+    """Seconds that the textbook loop takes for one round; `layout` and `fused` are test.py's."""
+    torch.set_num_threads(threads)
     start = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
     sets = generate_pair_sets(nb_pairs, generator)
     train_set, (test_input, test_target, _) = sets[:3], sets[3:]
     if row["rotation"]:
         train_set = add_rotated(*train_set, generator, row["rotation"])
-    model, size, copies = plain(row["model"]()), row["batch_size"], row["copies"]
-    kind, rate = getattr(torch.optim, row["optimizer"]), row["learning_rate"]
-    optimizer = kind(model.parameters(), lr=rate, weight_decay=row["weight_decay"])
+    model, size, copies = row["model"](), row["batch_size"], row["copies"]
+    model = model if layout else plain(model)
+    settings = dict(lr=row["learning_rate"], weight_decay=row["weight_decay"], fused=fused or None)
+    optimizer = getattr(torch.optim, row["optimizer"])(model.parameters(), **settings)
     for epoch in range(row["epochs"]):
         model.train()
         input, target, classes = train_set
@@ -119,8 +132,15 @@ def matrix_product_speed():
 
 def textbook(row, seed, nb_pairs):
     """In a process of its own: seconds and FLOPs of a round, and the speed of matrix products."""
-    torch.set_num_threads(CORES)  # PyTorch's default
-    return textbook_round(row, seed, nb_pairs), flops(row, nb_pairs), matrix_product_speed()
+    seconds = textbook_round(row, seed, nb_pairs, threads=CORES)  # PyTorch's default
+    return seconds, flops(row, nb_pairs), matrix_product_speed()
+
+
+def timed(function, jobs, workers):
+    """Wall time of all jobs together, over their number; and what they return."""
+    start = time.perf_counter()
+    outcomes = [outcome for _, outcome in test.run_in_workers(function, jobs, workers)]
+    return (time.perf_counter() - start) / len(jobs), outcomes
 
 
 def compare(name, row, seeds, nb_pairs, device):
@@ -129,13 +149,22 @@ def compare(name, row, seeds, nb_pairs, device):
     job = arguments, seeds[0], nb_pairs
     ((_, (a, work, speed_a)),) = test.run_in_workers(textbook, [job], 1)
     jobs = [(name, row, [seed], nb_pairs, device) for seed in range(2 * CORES)]
-    start = time.perf_counter()
-    outcomes = [outcome for _, (outcome,) in test.run_in_workers(test.run_rounds, jobs, CORES)]
-    b = (time.perf_counter() - start) / len(jobs)
+    b, ((outcome,), *_) = timed(test.run_rounds, jobs, CORES)
     speeds = test.run_in_workers(matrix_product_speed, [()] * CORES, CORES)
     shares = work / a / speed_a, work / b / sum(speed for _, speed in speeds)
-    found = {key: outcomes[0][key] for key in ("test_error", "diverged")}
+    found = {key: outcome[key] for key in ("test_error", "diverged")}
     return [found | dict(zip(MEASURES, (a, b, *shares))) | {"load": os.getloadavg()[0]}]
+
+
+def step_by_step(name):
+    """Seconds of a round of the row by step, and of test.py's, which is the last."""
+    row, found = benchmark()[name], {}
+    for step, (workers, *options) in STEPS.items():
+        jobs = [(row, seed, PAIRS, *options) for seed in range(2 * workers)]
+        found[step], _ = timed(textbook_round, jobs, workers)
+    jobs = [(name, row, [seed], PAIRS, "cpu") for seed in range(2 * CORES)]
+    found["test.py"], _ = timed(test.run_rounds, jobs, CORES)
+    return found
 
 
 def in_turn(function, jobs, workers):
@@ -238,6 +267,21 @@ def memory():
     return [int(text.partition("\nPss:")[2].split()[0]) / 1000 for text in texts]
 
 
+def origin():
+    """The processor, the last commit that changed the core, and the date."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    core = [f"{name}.py" for name in ("data", "models", "train", "test")]
+    log = ["git", "log", "-1", "--format=%h", "--", *core]
+    done = subprocess.run(log, cwd=Path(test.__file__).parent, capture_output=True, text=True)
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "commit": done.stdout.strip() or "n/a",
+        "date": date.today().isoformat(),
+    }
+
+
 def rows(results):
     """The table's rows as texts: medians, and last the sum over the models."""
     total = Counter()
@@ -275,12 +319,17 @@ def complete_all(replace=False):
     complete("benchmark", benchmark(), REPEATS, CORES, compare, run=in_turn, replace=replace)
     results = read("benchmark")
     if replace:
-        for key in ("memory", "round"):
+        for key in ("memory", "round", "steps"):
             results.pop(key, None)
     if "memory" not in results:
         ((_, results["profile"]),) = test.run_in_workers(profile, [()], 1)
+        results |= origin()
         results["first_round"] = [first_round() for _ in range(REPEATS)]
         results["memory"] = memory()
+        test.write_results(RESULTS / "benchmark.json", results)
+    if "steps" not in results:
+        names = [name for name in STEPPED if name in test.EXPERIMENTS]
+        results["steps"] = [{x: step_by_step(x) for x in names} for _ in range(REPEATS)]
         test.write_results(RESULTS / "benchmark.json", results)
     if "round" not in results and TWO_SECONDS in test.EXPERIMENTS:
         load_mnist()  # here, as a forked worker then has it

@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import re
 import statistics
+from itertools import combinations
 from pathlib import Path
 
 import matplotlib
@@ -10,13 +12,13 @@ import matplotlib.patheffects
 import numpy as np
 import torch
 
-import test
 from data import generate_pair_sets
-from report.experiments import REPORT_1, at_constant_rate
+from report.experiments import REPORT_1, REPORT_2, at_constant_rate
 from report.files import PAIRS, RESULTS, good, read, write
 from report.frontier import ENSEMBLE, point
+from report.learning import curve
+from report.measures import calibration_bins, expected_calibration_error
 from report.search import differences
-from report.trained import expected_calibration_error
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
@@ -34,13 +36,26 @@ COLORS = {  # one for each model, everywhere, that colour-blind readers can tell
     "posterior_2s": "#8C2D04",
 }
 OTHER = "#666633"  # for a model that is not among them
-WIDTH = 3.4  # inches: a column of the report
-SHOWN = 30  # wrong pairs
+WIDTH = 3.47  # inches: a column of the report
+SHOWN = 2, 6  # rows and columns of wrong pairs
+SIDES = {  # of a point, for its name
+    "sub_lenet5": "above",
+    "sub_lenet5_ws": "left",
+    "baseline": "above",
+    "siamese_al": "below",
+    "posterior": "above",
+    "posterior_2s": "below left",
+    ENSEMBLE: "below",
+}
 COURSE = 2, 15  # seconds on one core and % of error, for some 70,000 parameters and 25 epochs
+MEASURED, TYPEFACE = "STIXGeneral", "'Libertinus Serif', 'Times New Roman', serif"
 SETTINGS = {
     "svg.hashsalt": "0",
     "text.parse_math": False,  # of rows' names
-    "font.size": 6.5,
+    "svg.fonttype": "none",  # so that the report sets figures in its own typeface
+    "font.family": MEASURED,
+    "font.size": 7.8,
+    "axes.titlesize": 7.8,
     "axes.linewidth": 0.5,
     "xtick.major.width": 0.5,
     "ytick.major.width": 0.5,
@@ -66,35 +81,55 @@ def band(axes, values, color, style="-", label=None):
 
 def epochs():
     """Report 1's Fig. 3: mean test accuracy by epoch, with and without the adaptive rate."""
-    figure, panels = plt.subplots(1, 3, figsize=(WIDTH, 1.7), layout="constrained")
+    figure, panels = plt.subplots(1, 3, figsize=(WIDTH, 1.35), layout="constrained")
     main, grids = read("main")["models"], read("grids")["models"]
     for axes, name in zip(panels, REPORT_1):
         adaptive, constant = main.get(name, {}), at_constant_rate(name, main, grids)
         band(axes, 100 - 100 * by_epoch(adaptive, "test_error_by_epoch"), COLORS[name])
         band(axes, 100 - 100 * by_epoch(constant, "test_error_by_epoch"), "#444444", "--")
-        axes.set_title(name, fontsize=6.5)
-        axes.set_xlabel("epoch")
+        axes.set(title=name, xlabel="epoch", xticks=(1, 10, 20))
     panels[0].set_ylabel("test accuracy, %")
     return figure
 
 
+def medoids(plane):
+    """Of each digit's points, rows of x, y, digit, the one that is nearest to all others."""
+    for n in range(10):
+        points = plane[plane[:, 2] == n, :2]
+        yield points[np.linalg.norm(points[:, None] - points, axis=2).sum(axis=0).argmin()]
+
+
+def apart(places):
+    """Labels' places [x, y], moved where two overlap."""
+    places = np.array(places)
+    least = 0.11 * np.ptp(places, axis=0).max()
+    for _ in range(100):
+        for a, b in combinations(range(len(places)), 2):
+            between = places[b] - places[a]
+            lack = least - np.linalg.norm(between)
+            if lack > 0:
+                step = between / np.linalg.norm(between) * lack / 2
+                places[a] -= step
+                places[b] += step
+    return places
+
+
 def planes():
     """Report 2's Figs. 2 to 5: t-SNE of the last layer of the trunk, coloured by digit."""
-    trained = read("trained")["models"]
-    found = {name: plane for name, entry in trained.items() for plane in good(entry, "plane")}
-    figure = plt.figure(figsize=(2 * WIDTH + 0.3, 1.85), layout="constrained")
+    main = read("main")["models"]
+    shown = [name for name in main if name in (*REPORT_2, "posterior")]
+    found = {name: plane for name in shown for plane in good(main[name], "plane")}
+    figure = plt.figure(figsize=(2 * WIDTH + 0.3, 1.45), layout="constrained")
     grid = figure.subplots(1, max(1, len(found)), squeeze=False)
     for axes, (name, plane) in zip(grid.flat, found.items()):
         x, y, digit = zip(*plane)
         colors = dict(c=digit, cmap=plt.get_cmap("viridis", 10), vmin=-0.5, vmax=9.5)
         points = axes.scatter(x, y, s=1.6, linewidths=0, **colors)
-        for n in range(10):
-            at = [statistics.mean(v for v, d in zip(values, digit) if d == n) for values in (x, y)]
-            style = dict(fontsize=7, weight="bold", ha="center", va="center", color="white")
+        for n, at in enumerate(apart(list(medoids(np.array(plane))))):
+            style = dict(weight="bold", ha="center", va="center", color="white")
             stroke = matplotlib.patheffects.withStroke(linewidth=1.5, foreground="black")
             axes.text(*at, n, **style).set_path_effects([stroke])
-        axes.set(xticks=[], yticks=[])
-        axes.set_title(name, fontsize=7.5)
+        axes.set(xticks=[], yticks=[], title=name)
     if found:
         bar = figure.colorbar(points, ax=grid, ticks=range(10), pad=0.01, aspect=12)
         bar.set_label("digit")
@@ -103,38 +138,74 @@ def planes():
 
 def frontier():
     """Error on validation pairs against seconds of one core, both on log scales."""
-    figure, axes = plt.subplots(figsize=(WIDTH, 2.35), layout="constrained")
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.95), layout="constrained")
     points = {name: point(entry) for name, entry in read("frontier")["models"].items()}
     points = {name: found for name, found in points.items() if found}
-    theirs = {*test.EXPERIMENTS} - {"posterior", "posterior_2s"}  # and the user's own
+    ours = {x: y for x, y in points.items() if x.startswith("posterior") and x != ENSEMBLE}
     style = dict(linewidth=0.8, capsize=1.5, markersize=4)
-    for name in points:
-        if name in theirs:
-            color = COLORS.get(name, OTHER)
-            axes.errorbar(*points[name], fmt="o", color=color, label=name, **style)
-    color = COLORS["posterior"]
-    ours = sorted(points[name] for name in points if name not in {*theirs, ENSEMBLE})
     if ours:
-        label = "our net, other budgets"
-        axes.errorbar(*zip(*ours), fmt=".-", color=color, label=label, **style)
-    if ENSEMBLE in points:
-        label = "four of our nets"
-        axes.errorbar(*points[ENSEMBLE], fmt="*", color=color, label=label, **style)
-    text = dict(textcoords="offset points", fontsize=6.5)
-    for name in ("posterior_2s", "posterior"):
-        if name in points:
-            axes.plot(*points[name][:2], "D", color=COLORS[name], markersize=4.5, zorder=3)
-            axes.annotate(name, points[name][:2], (2, 4), **text)
+        line = zip(*sorted(ours.values()))
+        axes.errorbar(*line, fmt=".-", color=COLORS["posterior"], zorder=1, **style)
+    names = {name: name for name in points if name not in ours} | {ENSEMBLE: "four of posterior"}
+    names |= {name: name for name in ours if "," not in name}
+    for name in points:
+        if name in names:
+            color = COLORS.get(name, COLORS["posterior"] if name == ENSEMBLE else OTHER)
+            axes.errorbar(*points[name], fmt="D" if name in ours else "o", color=color, **style)
+            side, (x, y) = SIDES.get(name, "right"), points[name][:2]
+            ends = {"left": "right", "right": "left", "below left": "right"}
+            align = dict(ha=ends.get(side, "center"), va="center")
+            shifts = {"left": (-5, 0), "right": (5, 0), "above": (0, 8), "below": (0, -8)}
+            shift = shifts.get(side, (2, -8))
+            text = dict(textcoords="offset points", color=color, **align)
+            axes.annotate(names[name], (x, y), shift, **text)
+        else:
+            epochs, copies = re.findall(r"\d+", name)[-2:]
+            below = dict(textcoords="offset points", ha="right", va="top", fontsize=6.5)
+            axes.annotate(f"{epochs}×{copies}", points[name][:2], (-2, -2), **below)
     axes.plot(*COURSE, "x", color="black", markersize=6, markeredgewidth=1.2)
-    axes.annotate("the course: 15 %, 2 s", COURSE, (0, -6), ha="center", va="top", **text)
+    axes.annotate(
+        "the course", COURSE, (-6, 0), textcoords="offset points", ha="right", va="center"
+    )
     axes.set(xscale="log", yscale="log", xlabel="seconds of one core for a round, tests included")
-    axes.set_ylabel("error on validation pairs, %")
-    for axis, ticks in (axes.xaxis, (0.5, 1, 2, 5, 10, 20, 50)), (axes.yaxis, (1, 2, 5, 10, 20)):
+    axes.set(ylabel="error on validation pairs, %", xlim=(0.2, 70), ylim=(0.4, 40))
+    for axis, ticks in (
+        (axes.xaxis, (0.2, 0.5, 1, 2, 5, 10, 20, 50)),
+        (axes.yaxis, (1, 2, 5, 10, 20)),
+    ):
         axis.set_major_locator(matplotlib.ticker.FixedLocator(ticks))
         axis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
         axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-    style = dict(fontsize=6, labelspacing=0.2, columnspacing=1, handletextpad=0.4, borderpad=0)
-    figure.legend(loc="outside upper center", ncols=3, frameon=False, **style)
+    return figure
+
+
+def learning():
+    """Error on test pairs by the number of training pairs, both on log scales."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.38), layout="constrained")
+    lines = [
+        ("siamese_al", "error", "siamese_al", "o-", COLORS["siamese_al"]),
+        ("siamese_al", "closed_form_error", "its digits in closed form", "s--", "#56B4E9"),
+        ("posterior", "error", "posterior", "D-", COLORS["posterior"]),
+    ]
+    for name, measure, label, style, color in lines:
+        points = curve(read("main")["models"], read("learning")["models"], name, measure)
+        if points:
+            x, means, errors = zip(*points)
+            more = dict(color=color, linewidth=0.9, capsize=1.5, markersize=3.5)
+            axes.errorbar(x, means, errors, fmt=style, **more)
+            near = len(points) // 2
+            beside = dict(textcoords="offset points", color=color)
+            axes.annotate(label, (x[near], means[near]), (2, 4), **beside)
+    axes.set(xscale="log", yscale="log", xlabel="training pairs", ylabel="test error, %")
+    ticks = matplotlib.ticker.FixedLocator([250, 500, 1000, 2000, 4000, 8000, 16000, 30000])
+    for axis, locator in (
+        (axes.xaxis, ticks),
+        (axes.yaxis, matplotlib.ticker.LogLocator(subs=(1, 3))),
+    ):
+        axis.set_major_locator(locator)
+        axis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+        axis.set_minor_locator(matplotlib.ticker.NullLocator())
+    axes.set_ylim(0.3, 30)
     return figure
 
 
@@ -153,52 +224,57 @@ def variants():
         names = [labels[name].removeprefix(f"{row}, ") for name in found]
         axes.set_yticks(range(len(found)), names, fontsize=5)
         axes.invert_yaxis()
-        axes.set_title(labels.get(row, row), fontsize=7)
-    figure.supxlabel("points of validation error more than the row above", fontsize=6.5)
+        axes.set_title(labels.get(row, row))
+    figure.supxlabel("points of validation error more than the row above")
     return figure
 
 
 def calibration():
-    """How often a ≤ b where a model says so with probability P."""
-    figure, axes = plt.subplots(figsize=(WIDTH * 0.55, WIDTH * 0.5), layout="constrained")
-    axes.plot([0, 1], [0, 1], color="#AAAAAA", linewidth=0.8)
-    for name, entry in read("trained")["models"].items():
-        rounds = good(entry, "calibration")
-        if name in ("siamese_al", "posterior") and rounds:
-            bins = torch.tensor(rounds).sum(dim=0).tolist()
-            points = [(p / n, t / n) for n, p, t in zip(*bins) if n >= 10]
-            label = f"{name}\nECE {100 * expected_calibration_error(rounds):.2f} %"
-            style = dict(color=COLORS[name], markersize=2.5, linewidth=1, label=label)
-            axes.plot(*zip(*points), "o-", **style)
-    axes.set(xlabel="P(a ≤ b), mean of a bin", ylabel="share of pairs with a ≤ b", aspect="equal")
-    axes.legend(frameon=False, fontsize=6, loc="upper left", borderpad=0, handlelength=1)
+    """How often a ≤ b where a model says so with probability P, less P; 95% intervals."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.15), layout="constrained")
+    axes.axhline(0, color="#AAAAAA", linewidth=0.8)
+    for n, name in enumerate(("siamese_al", "posterior")):
+        rounds = good(read("main")["models"].get(name, {}), "calibration")
+        points = [
+            (p, share - p, share - low, high - share)
+            for _, p, share, low, high in calibration_bins(rounds)
+        ]
+        if points:
+            p, gap, below, above = zip(*points)
+            label = f"{name}: ECE {100 * expected_calibration_error(rounds):.2f} %"
+            style = dict(
+                color=COLORS[name], fmt="oD"[n], markersize=2.5, linewidth=0.8, label=label
+            )
+            axes.errorbar(p, gap, (below, above), **style)
+    axes.set(xlabel="P(a ≤ b), mean of a bin", ylabel="share − P", ylim=(-0.45, 0.45))
+    style = dict(frameon=False, ncols=2, borderpad=0, handlelength=1)
+    figure.legend(loc="outside upper center", **style)
     return figure
 
 
 def wrong():
     """The test pairs that posterior gets wrong and is surest of, with their P(a ≤ b)."""
-    rounds = read("trained")["models"].get("posterior", {}).get("wrong", [])
+    rounds = read("main")["models"].get("posterior", {}).get("wrong", [])
     pairs = [(seed, *pair) for seed, found in enumerate(rounds) for pair in found or []]
     pairs.sort(key=lambda pair: -abs(pair[-1] - 0.5))
-    figure, grid = plt.subplots(SHOWN // 6, 6, figsize=(WIDTH, 2), layout="constrained")
+    figure, grid = plt.subplots(*SHOWN, figsize=(WIDTH, 0.9), layout="constrained")
     for axes, (seed, n, a, b, probability) in zip(grid.flat, pairs):
         images = generate_pair_sets(PAIRS, torch.Generator().manual_seed(seed))[3][n]
         axes.imshow(torch.cat(list(images), dim=1), cmap="gray_r")
         axes.axvline(13.5, color=COLORS["posterior"], linewidth=0.8)
-        axes.set_title(f"{a} {'≤' if a <= b else '>'} {b}: {probability:.2f}", fontsize=5, pad=1.5)
+        axes.set_title(f"{a} {'≤' if a <= b else '>'} {b}: {probability:.2f}", fontsize=7, pad=1.5)
     for axes in grid.flat:
         axes.axis("off")
     return figure
 
 
-FIGURES = epochs, planes, frontier, variants, calibration, wrong
+FIGURES = epochs, planes, frontier, learning, variants, calibration, wrong
 
 
 def sources():
     """A digest of what the figures are drawn from. Each carries it: a test sees which are stale."""
-    paths = (
-        RESULTS / f"{name}.json" for name in ("main", "grids", "trained", "search", "frontier")
-    )
+    names = "main", "grids", "learning", "search", "frontier"
+    paths = (RESULTS / f"{name}.json" for name in names)
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
@@ -210,7 +286,7 @@ def draw(function, path, description=None):
         metadata = {"Date": None, "Description": description}
         figure.savefig(content, format="svg", metadata=metadata)
         plt.close(figure)
-    write(path, content.getvalue())
+    write(path, content.getvalue().replace(f"'{MEASURED}'".encode(), TYPEFACE.encode()))
 
 
 def draw_all():

@@ -13,9 +13,9 @@ import test
 from models import Model, posterior
 from report import search
 from report.files import good
+from report.nets import MEMBERS, Ensemble, ensemble
 
 TRAININGS = 8
-MEMBERS = 4
 ENSEMBLE = f"posterior, ensemble of {MEMBERS}"
 SHORT = (2, 1), (3, 1), (3, 2), (7, 3), (12, 3)  # epochs and copies, as posterior_2s
 LONG = ((25, 4),)  # as posterior
@@ -30,20 +30,6 @@ def frontier():
     if "posterior" in test.EXPERIMENTS:
         rows[ENSEMBLE] = test.EXPERIMENTS["posterior"] | dict(model=ensemble)
     return rows
-
-
-class Ensemble(torch.nn.ModuleList):
-    """Siamese digit nets; a digit's probabilities are the means of theirs."""
-
-    def forward(self, pairs):
-        log_probabilities = torch.stack([net(pairs).log_softmax(dim=2) for net in self])
-        return log_probabilities.logsumexp(dim=0)
-
-
-def ensemble():
-    """The shared digit nets of four posteriors, and its comparison; 178,472 parameters."""
-    members = [posterior() for _ in range(MEMBERS)]
-    return Model(Ensemble([member.net for member in members]), members[0].head)
 
 
 def train_ensemble(name, row, seed, nb_pairs, device):

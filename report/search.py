@@ -6,69 +6,18 @@ The seeds are 1,000,000 and up, which no reported round uses, and the same for a
 their differences are paired. What was tried before, with drafts of this, is in exploration.txt.
 """
 
-from functools import partial
-
-import torch
 import torch.nn.functional as F
-from torch import nn
 
 import test
 from data import distort, draw_pairs, load_mnist
-from models import Convolutions, Model, Shared, closed_form, posterior
+from models import closed_form
 from report.gains import gain
+from report.measures import answers
+from report.nets import deskewed, named, net
 from train import mistakes
 
 FIRST_SEED, VALIDATION = 1_000_000, 4000
 SHARPNESS = 1.0, 1.5, 2.0, 3.0, 4.0  # compared on each training
-
-
-def named(function, *arguments, **keywords):
-    """functools.partial with a name that tells all; results files show functions by their names."""
-    found = partial(function, *arguments, **keywords)
-    texts = [*map(str, arguments), *(f"{key}={value}" for key, value in keywords.items())]
-    found.__name__ = f"{function.__name__}({', '.join(texts)})"
-    return found
-
-
-def net(layers):
-    """posterior with another digit net: `layers` has the channels of its 3x3 convolutions.
-
-    A channel's p is for padding, M for pooling before batch norm, m for pooling after it.
-    """
-    found, channels, size = [], 1, 14
-    for word in layers.split():
-        padding, out = int("p" in word), int(word.rstrip("pMm"))
-        found.append(nn.Conv2d(channels, out, 3, padding=padding, bias=False))
-        found += [nn.MaxPool2d(2)] if "M" in word else []
-        found.append(nn.BatchNorm2d(out))
-        found += [nn.MaxPool2d(2)] if "m" in word else []
-        found.append(nn.ReLU())
-        channels, size = out, (size + 2 * padding - 2) // (1 + ("M" in word.upper()))
-    last = nn.Linear(channels * size * size, 10)
-    digit_net = nn.Sequential(Convolutions(*found), nn.Flatten(), last)
-    return Model(Shared(digit_net), partial(closed_form, sharpness=2.0))
-
-
-class Deskew(nn.Module):
-    """Shear every image [N, 1, 14, 14] so that its strokes' principal axis stands upright."""
-
-    def forward(self, images):
-        places = (torch.arange(14) + 0.5) / 7 - 1  # as F.affine_grid has them
-        mass = images.sum(dim=(1, 2, 3)).clamp(min=1)
-        x, y = ((images.sum(dim=(1, axis)) @ places / mass).view(-1, 1) for axis in (2, 3))
-        height = places - y
-        slant = torch.einsum("nyx,ny,nx->n", images.squeeze(1), height, places - x)
-        slant = slant / (images.sum(dim=(1, 3)) * height**2).sum(dim=1).clamp(min=1)
-        one, zero = torch.ones_like(slant), torch.zeros_like(slant)
-        matrix = torch.stack([one, slant, -slant * y.view(-1), zero, one, zero], dim=1)
-        grid = F.affine_grid(matrix.view(-1, 2, 3), images.shape, align_corners=False)
-        return F.grid_sample(images, grid, "bicubic", align_corners=False)
-
-
-def deskewed():
-    model = posterior()
-    model.net.insert(0, Deskew())
-    return model
 
 
 def with_net(layers, **changes):
@@ -159,9 +108,7 @@ def trainings(rounds):
 def judge(model, pairs):
     """On validation pairs: the error, how often a digit is wrong, and what sharpness would do."""
     input, target, classes = pairs
-    with torch.no_grad():
-        parts = [model.eval()(part) for part in input.split(100)]
-    comparison, digits = (torch.cat(tensors) for tensors in zip(*parts))
+    comparison, digits = answers(model, input)
     if comparison.isnan().any():
         return {}
     log_odds = {str(x): closed_form(digits, x) for x in SHARPNESS}
@@ -197,4 +144,4 @@ def differences(entries):
     """By variant the points of validation error more than its row's, and the 95% interval."""
     rows = {name: entries.get(name.partition(",")[0], {}) for name in entries}
     found = {name: gain(entries[name], rows[name], "validation_error") for name in entries}
-    return {name: x for name, x in found.items() if x and entries[name] is not rows[name]}
+    return {name: x[:3] for name, x in found.items() if x and entries[name] is not rows[name]}

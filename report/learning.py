@@ -24,19 +24,20 @@ ROUNDS = 20  # of main.json
 MODELS = "siamese_al", "posterior"
 
 
-def named(name, pairs):
+def with_pairs(name, pairs):
+    """The name of a row that trains on so many pairs."""
     return f"{name}, {pairs} pairs"
 
 
 def learning():
     rows = {
-        named(name, pairs): test.EXPERIMENTS[name] | dict(reported=None)
+        with_pairs(name, pairs): test.EXPERIMENTS[name] | dict(reported=None)
         for pairs in TRAININGS
         for name in MODELS
         if name in test.EXPERIMENTS
     }
     if "posterior" in test.EXPERIMENTS:
-        rows[named("posterior", ALL)] = test.EXPERIMENTS["posterior"] | dict(reported=None)
+        rows[with_pairs("posterior", ALL)] = test.EXPERIMENTS["posterior"] | dict(reported=None)
     return rows
 
 

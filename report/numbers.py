@@ -376,7 +376,9 @@ def ambiguity(main, entries):
     repeated = {image for image, count in images.items() if count > 1}
     hit = [any(x in repeated for x in gains.tested_images(r)[n].tolist()) for n, r in digits]
     found |= {"repeated": str(sum(hit)), "images": str(len(repeated))}
-    teachers = good(entries.get(learning.named("posterior", learning.ALL), {}), "wrong_in_rounds")
+    teachers = good(
+        entries.get(learning.with_pairs("posterior", learning.ALL), {}), "wrong_in_rounds"
+    )
     shared, everything = [], []
     for rounds in teachers:
         theirs = {r: gains.are_wrong(bits) for r, bits in enumerate(rounds) if r in by_round}

@@ -30,17 +30,20 @@ def load_mnist(root=None):
             f"torchvision does not work with torch {torch.__version__} ({error}): "
             "python -m pip install --force-reinstall torch torchvision"
         ) from error
-    root = Path(root or os.environ.get("PYTORCH_DATA_DIR") or Path(__file__).parent / "data")
+    root = root or os.environ.get("PYTORCH_DATA_DIR") or Path(__file__).with_name("data")
+    raw = Path(root, "MNIST", "raw")
     try:
         with tempfile.TemporaryDirectory() as draft:  # unpacked there: `root` may be read-only
-            (Path(draft) / "MNIST/raw").mkdir(parents=True)
-            for path in (root / "MNIST/raw").glob("*.gz"):
-                shutil.copy(path, Path(draft) / "MNIST/raw")
-            train, test = (MNIST(draft, train=part, download=True) for part in (True, False))
+            copy = Path(draft, "MNIST", "raw")
+            copy.mkdir(parents=True)
+            for path in raw.glob("*.gz"):
+                shutil.copy(path, copy)
+            train = MNIST(draft, train=True, download=True)
+            test = MNIST(draft, train=False, download=True)
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"MNIST's files in {root / 'MNIST/raw'} are missing or damaged, and downloading them "
-            f"failed ({error}): restore them, or unset or correct PYTORCH_DATA_DIR"
+            f"MNIST's files in {raw} are missing or damaged, and downloading them failed "
+            f"({error}): restore them, or unset or correct PYTORCH_DATA_DIR"
         ) from error
     return train.data, train.targets, test.data, test.targets
 
@@ -53,23 +56,26 @@ def draw_pairs(nb, images, labels, generator=None):
     """
     if not 1 <= nb <= len(images) // 2:
         raise ValueError(f"cannot draw {nb} pairs from {len(images)} images")
-    chosen = torch.randperm(len(images), generator=generator)[: 2 * nb].view(nb, 2)
+    order = torch.randperm(len(images), generator=generator)
+    chosen = order[: 2 * nb].view(nb, 2)
     input = F.avg_pool2d(images[chosen].float(), kernel_size=2)
     classes = labels[chosen]
     target = (classes[:, 0] <= classes[:, 1]).long()
     return input, target, classes
 
 
-def generate_pair_sets(nb, generator=None):
+def generate_pair_sets(nb, generator=None, nb_test=None):
     """The course's helper: `nb` pairs of MNIST's training images and `nb` of its test images.
 
     Returns train_input, train_target, train_classes, test_input, test_target, test_classes, each
     as in `draw_pairs`: under the same torch.manual_seed (or with a `generator` of the same seed)
-    the very tensors of the course's generate_pair_sets.
+    the very tensors of the course's generate_pair_sets. `nb_test` is for another number of the
+    latter.
     """
     train_images, train_labels, test_images, test_labels = load_mnist()
     train_set = draw_pairs(nb, train_images, train_labels, generator)
-    return train_set + draw_pairs(nb, test_images, test_labels, generator)
+    test_set = draw_pairs(nb_test or nb, test_images, test_labels, generator)
+    return train_set + test_set
 
 
 def warp(input, generator=None, degrees=0, scale=0, shear=0, shift=0, mode="bilinear"):
@@ -79,16 +85,18 @@ def warp(input, generator=None, degrees=0, scale=0, shear=0, shift=0, mode="bili
     ±shear, shifts along both axes in ±shift pixels. `mode` is F.grid_sample's; MNIST's background,
     0, is beyond the edge. Returns a new tensor of the same shape.
     """
-    images = input.reshape(-1, 1, *input.shape[2:])
+    images = input.reshape(-1, 1, 14, 14)
     uniform = 2 * torch.rand(6, len(images), generator=generator).to(input) - 1
-    angle, slant = math.radians(degrees) * uniform[0], shear * uniform[1]
+    angle = math.radians(degrees) * uniform[0]
+    slant = shear * uniform[1]
     width, height = 1 + scale * uniform[2:4]
-    x, y = 2 * shift / input.shape[-1] * uniform[4:]  # an image is 2 wide
+    x, y = shift / 7 * uniform[4:]  # an image is 2 wide
     cos, sin = angle.cos(), angle.sin()
-    matrix = [width * cos, slant * cos - height * sin, x]  # where each new pixel comes from
-    matrix += [width * sin, slant * sin + height * cos, y]
-    matrix = torch.stack(matrix, dim=1).view(-1, 2, 3)
-    grid = F.affine_grid(matrix, images.shape, align_corners=False)
+    rows = [  # where each new pixel comes from
+        torch.stack([width * cos, slant * cos - height * sin, x], dim=1),
+        torch.stack([width * sin, slant * sin + height * cos, y], dim=1),
+    ]
+    grid = F.affine_grid(torch.stack(rows, dim=1), images.shape, align_corners=False)
     place = "cpu" if images.device.type == "mps" else images.device  # MPS may lack bicubic
     moved = F.grid_sample(images.to(place), grid.to(place), mode, align_corners=False)
     return moved.to(input).view_as(input)
@@ -101,10 +109,18 @@ def distort(input, generator=None, strength=1.0, thickening=0.3, mode="bicubic")
     a pixel (bicubic: bilinear blurs). Then its strokes get thinner or thicker: each pixel moves by
     up to `thickening` of the way to the darkest or the brightest of itself and its neighbours.
     """
-    images = warp(input, generator, *(strength * x for x in (15, 0.1, 0.1, 1)), mode=mode)
-    uniform = 2 * torch.rand(*input.shape[:2], 1, 1, generator=generator).to(input) - 1
+    images = warp(
+        input,
+        generator,
+        degrees=15 * strength,
+        scale=0.1 * strength,
+        shear=0.1 * strength,
+        shift=strength,
+        mode=mode,
+    )
+    uniform = 2 * torch.rand(len(input), 2, 1, 1, generator=generator).to(input) - 1
     thickening = thickening * strength * uniform
-    channels = images.view(1, -1, *images.shape[2:])  # of one image, which pools ten times faster
+    channels = images.view(1, -1, 14, 14)  # of one image, which pools ten times faster
     channels = channels.to(memory_format=torch.channels_last)
     brightest = F.max_pool2d(channels, 3, 1, 1).view_as(images)
     darkest = -F.max_pool2d(-channels, 3, 1, 1).view_as(images)

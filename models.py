@@ -96,7 +96,7 @@ def likeliest(digits):
     """Report 1's comparison of the two likeliest digits (section V): ±inf, or NaN of NaN."""
     first, second = digits.argmax(dim=2).unbind(dim=1)
     comparison = torch.where(first <= second, math.inf, -math.inf)
-    return comparison.where(~digits.isnan().any(dim=2).any(dim=1), math.nan)
+    return comparison.masked_fill(digits.isnan().any(dim=2).any(dim=1), math.nan)
 
 
 def closed_form(digits, sharpness=1.0):

@@ -1,27 +1,28 @@
 """Train every row of the table below for 20 rounds; print mean ± std of its test error."""
 
 import argparse
+import ast
+import functools
 import hashlib
+import inspect
 import json
-import math
 import multiprocessing
 import os
-import platform
 import signal
 import statistics
 import sys
-import tempfile
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import closing, suppress
+from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 
 import models
 from data import generate_pair_sets, load_mnist
-from train import Stack, train
+from train import train, train_round
 
 # A row is an experiment, to edit in place: a name, a model of models.py, the arguments of train
 # that differ from the defaults in its signature (train.py), and the error in percent that the
@@ -44,182 +45,198 @@ EXPERIMENTS = dict(
                       label_smoothing=0.1, optimizer="AdamW", learning_rate=0.04, weight_decay=0.1,
                       schedule="one-cycle", batch_size=50, epochs=4),
 )  # fmt: skip
-LAYOUT = "{:<18}{:>11}{:>16}{:>16}{:>13}{:>10}"
+HEADER = "model              parameters      last epoch      best epoch     reported   s/round"
+LAYOUT = "{:<18}{:>11,}{:>16}{:>16}{:>13}{:>10.2f}"
 
 
-def run_rounds(name, row, seeds, nb_pairs, device, folder=None, look=None, draw=generate_pair_sets):
-    """Train a row of the table once for each of `seeds`, several as one stack.
-
-    All of a round is drawn from its seed, first by `draw` the pairs. Returns for each what the
-    results file keeps and look(model, pairs) returns; `folder` is where weights go.
-    """
-    start, outcomes = time.perf_counter(), []
-    arguments = {key: row[key] for key in row if key not in ("model", "reported")}
-    nets, pairs, generators = [], [], []
-    with torch.random.fork_rng(devices=[]):  # gives the global generator back as it was
-        for seed in seeds:
-            generator = torch.Generator().manual_seed(seed)
-            pairs.append([x.to(device) for x in draw(nb_pairs, generator)])
-            weight_seed, training_seed = torch.randint(2**32, (2,), generator=generator).tolist()
-            torch.manual_seed(weight_seed)  # layers draw from torch's global generator
-            nets.append(row["model"]().to(device))
-            generators.append(torch.Generator().manual_seed(training_seed))
-        if len(seeds) == 1:
-            model, sets = nets[0], pairs[0]
-            histories = [train(model, sets[:3], sets[3:], generators[0], **arguments)]
-        else:
-            sets = [torch.stack(tensors, dim=1) for tensors in zip(*pairs)]
-            history = train(Stack(nets), sets[:3], sets[3:], generators, **arguments)
-            by_round = [zip(*values) for values in history.values()]
-            histories = [dict(zip(history, columns)) for columns in zip(*by_round)]
-    seconds = (time.perf_counter() - start) / len(seeds)
-    for seed, model, own_pairs, history in zip(seeds, nets, pairs, histories):
-        if folder:
-            weights = {key: value.cpu().clone() for key, value in model.state_dict().items()}
-            file = f"{name}-{seed}.pt".replace("/", "%2F")
-            torch.save(weights, folder / f".{file}")  # a stop may leave half of it
-            (folder / f".{file}").replace(folder / file)
-        for key, values in history.items():  # JSON has no inf and no nan
-            history[key] = [value if math.isfinite(value) else None for value in values]
-        errors = history.pop("test_error")
-        best = min((error for error in errors if error is not None), default=None)
-        outcome = {"test_error": errors[-1], "best_test_error": best, "seconds": seconds}
-        outcome |= {"test_error_by_epoch": errors, "diverged": None in errors + history["loss"]}
-        outcomes.append(outcome | history | (look(model, own_pairs) if look else {}))
-    return outcomes
+# The log: a line of JSON for each round, appended as it ends, never changed
 
 
-def run_row(name, *job):
+@functools.cache
+def code_of(path):
+    """The code of a Python file, without comments and docstrings."""
+    tree = ast.parse(Path(path).read_bytes())
+    documented = ast.Module, ast.ClassDef, ast.FunctionDef
+    for node in ast.walk(tree):
+        if isinstance(node, documented) and ast.get_docstring(node):
+            del node.body[0]
+    return ast.unparse(tree)
+
+
+def digest(functions):
+    """Twelve digits that tell the code of data.py, models.py, train.py and the functions' files."""
+    functions = [getattr(function, "func", function) for function in functions]  # of partial ones
+    functions += [generate_pair_sets, models.Model, train]
+    files = {inspect.getsourcefile(function) for function in functions}
+    code = "".join(map(code_of, sorted(files)))
+    return hashlib.sha256(code.encode()).hexdigest()[:12]
+
+
+def in_json(value):
+    """A function by its name, a functools.partial by its parts, a tensor by its number."""
+    if isinstance(value, functools.partial):
+        return [value.func, value.args, value.keywords]
+    return value.__name__ if callable(value) else float(value)
+
+
+def settings_of(name, row, pairs, device):
+    """All that decides the numbers of a row's rounds, but for their seeds, as the log has it."""
+    settings = {
+        "row": name,
+        "pairs": pairs,
+        "arguments": train.__kwdefaults__ | row,  # train's defaults, and what the row has instead
+        "code": digest(filter(callable, row.values())),
+        "torch": torch.__version__,
+        "device": device,
+        "processor": (
+            torch.cuda.get_device_name()
+            if device.startswith("cuda")
+            else torch.backends.cpu.get_cpu_capability()
+        ),
+    }
+    return json.loads(json.dumps(settings, default=in_json, allow_nan=False))
+
+
+def open_log(path):
+    """Make the log if it is not there; cut off half a line, where a run was killed."""
+    with open(path, "ab") as file:
+        *_, half = path.read_bytes().split(b"\n")
+        if not b'{"row": '.startswith(half[:8]):
+            raise ValueError(f"{path} is no log, name another --output")
+        if half:
+            say(f"{path} ends in half a line, of a run that was killed: that round trains again")
+            file.truncate(file.tell() - len(half))
+
+
+def append(line, path):
+    """Add a line to a log in one piece, as others may be adding theirs."""
+    with open(path, "ab", buffering=10**7) as file:
+        file.write(json.dumps(line).encode() + b"\n")
+
+
+def rounds_in(path, settings, seeds):
+    """A log's rounds of these seeds that have their row's settings: {(row's name, seed): line}."""
+    found = {}
+    *texts, _ = path.read_bytes().split(b"\n")  # without half a line
+    for text in texts:
+        try:
+            line = json.loads(text)
+            wanted = settings.get(line["row"])
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(
+                f"{path} is no log, or has a line that is no round (an older version's results are "
+                "none): mend it, or name another --output"
+            ) from None
+        if wanted and wanted.items() <= line.items() and line["seed"] in seeds:
+            found[line["row"], line["seed"]] = line
+    return found
+
+
+# A job is a round that is to be trained: (settings, row, seed)
+
+
+def run_job(job, device, folder=None):
+    """Train a round, keep its weights if there is a `folder`, and return its line for the log."""
+    settings, row, seed = job
+    name = settings["row"]
+    draw = functools.partial(generate_pair_sets, settings["pairs"], nb_test=1000)
     try:
-        return run_rounds(name, *job)
-    except Exception as error:  # as one that survives pickling, and names the row
+        model, _, outcome = train_round(seed=seed, draw=draw, device=device, **row)
+    except Exception as error:  # as one that can be sent from a worker, and names the row
         raise RuntimeError(f"row {name}: {type(error).__name__}: {error}") from error
+    if folder:
+        torch.save(model.cpu().state_dict(), folder / f"{name}-{seed}.pt")
+    return settings | {"seed": seed} | outcome
 
 
-def on_signals(*handlers):
-    """Set what Ctrl-C and SIGTERM do; return what they did."""
-    return [signal.signal(*pair) for pair in zip((signal.SIGINT, signal.SIGTERM), handlers)]
-
-
-def start_worker():
-    on_signals(signal.SIG_IGN, signal.SIG_DFL)  # Ctrl-C is the parent's; the pool sends SIGTERM
-    parent = multiprocessing.parent_process()  # or a worker would outlive one that is killed
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-    torch.set_num_threads(1)  # several threads in each process would wait for one another
-    load_mnist()  # or a spawned worker's first round would seem longer than others
-
-
-def run_in_workers(function, jobs, workers, method=None):
-    """Yield (job, function(*job)) as each ends, in `workers` processes; left early, stop them."""
-    # a forked worker has all loaded, but where torch knows a GPU it cannot train
-    forks = sys.platform == "linux" and not torch.accelerator.is_available()
-    forks = forks and torch.get_num_threads() == threading.active_count() == 1  # or it may hang
-    context = multiprocessing.get_context(method or ("fork" if forks else "spawn"))
+def run_in_workers(run, jobs, workers):
+    """Run jobs in processes, yield what `run` makes of each as it ends; left early, stop them."""
+    # a forked worker has all loaded, but cannot use a GPU, and where there are threads it may hang
+    can_fork = (
+        sys.platform == "linux"
+        and threading.active_count() == 1
+        and not torch.accelerator.is_available()
+    )
+    context = multiprocessing.get_context("fork" if can_fork else "spawn")
     with ProcessPoolExecutor(workers, context, start_worker) as pool:
         try:
-            handlers = on_signals(signal.SIG_DFL, signal.SIG_DFL)  # forks drop what handlers raise
-            futures = {pool.submit(function, *job): job for job in jobs}
-            on_signals(*handlers)
+            futures = [pool.submit(run, job) for job in jobs]
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                yield future.result()
         finally:
             for worker in multiprocessing.active_children():
                 worker.kill()
 
 
-def run_under_torchrun(function, jobs, store, rank):
-    """Like run_in_workers, among torchrun's processes: each takes the next job, rank 0 yields."""
-    missing = list(range(len(jobs))) if rank == 0 else []
-    while (taken := store.add("taken", 1) - 1) < len(jobs) or missing:
-        try:
-            if taken < len(jobs):
-                store.set(str(taken), json.dumps(function(*jobs[taken])))
-            else:
-                time.sleep(0.1)
-        finally:  # also when stopped in its own job
-            for n in [n for n in missing if store.check([str(n)])]:
-                missing.remove(n)
-                yield jobs[n], json.loads(store.get(str(n)))
+def start_worker():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)  # several threads in each process would wait for one another
+    load_mnist()  # or a spawned worker's first round would seem longer than others
+
+
+def end_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def keep(lines, path, nb_lines):
+    """Append lines to the log as they come; tell each error and the time left."""
+    start = time.monotonic()
+    with closing(lines):  # so that workers stop when this does
+        for done, line in enumerate(lines, 1):
+            append(line, path)
+            error = "diverged" if line["diverged"] else f"{percent(line['test_error'][-1:])} %"
+            seconds = (time.monotonic() - start) / done * (nb_lines - done)
+            say(
+                f"{line['row']}, round {line['seed']}: {error}; {done} of {nb_lines} done, "
+                f"about {timedelta(seconds=round(seconds))} left",
+                end="\033[K\r" if os.isatty(2) and done < nb_lines else "\n",
+            )
+
+
+# What is printed
+
+
+def say(text, end="\n"):
+    """Tell of progress on standard error."""
+    print(text, end=end, file=sys.stderr, flush=True)
 
 
 def percent(errors):
     """Mean ± standard deviation (n-1) of errors in 0..1, in percent."""
-    deviation = f"{100 * statistics.stdev(errors):.2f}" if len(errors) > 1 else "n/a"
-    return f"{100 * statistics.mean(errors):.2f} ± {deviation}" if errors else "n/a"
+    text = f"{100 * statistics.mean(errors):.2f}"
+    if len(errors) > 1:
+        text += f" ± {100 * statistics.stdev(errors):.2f}"
+    return text
 
 
-def table(results):
-    """Lines to print of a results file: the rounds that are finished and did not diverge."""
-    environment = results["environment"]
-    yield ", ".join(f"{name} {value}" for name, value in environment.items())
+def table(settings, seeds, found, reported):
+    """Lines to print of the rounds `found`, as rounds_in has them: those that did not diverge."""
+    *_, one = settings.values()  # they differ in the row and its arguments
+    yield (
+        f"torch {one['torch']}, {one['device']} ({one['processor']}), "
+        f"{one['pairs']} pairs, code {one['code']}"
+    )
     yield "test error in percent, mean ± standard deviation (n-1) over the rounds\n"
-    yield LAYOUT.format("model", "parameters", "last epoch", "best epoch", "reported", "s/round")
-    for name, entry in results["models"].items():
-        state = entry.get("diverged", [None] * environment["rounds"])
-        good = [r for r, diverged in enumerate(state) if diverged is False]
-        last, best = ([entry[key][r] for r in good] for key in ("test_error", "best_test_error"))
-        seconds = f"{statistics.mean(entry['seconds'][r] for r in good):.2f}" if good else "n/a"
-        reported = "" if entry["reported"] is None else f"{entry['reported']:.2f}"
-        columns = f"{entry['parameters']:,}", percent(last), percent(best), reported, seconds
-        counts = {"diverged": state.count(True), "missing": state.count(None)}
-        notes = [f"  {n} of {len(state)} rounds {what}" for what, n in counts.items() if n]
-        yield LAYOUT.format(name, *columns) + "".join(notes)
+    yield HEADER
+    for name in settings:
+        lines = [found[name, seed] for seed in seeds if (name, seed) in found]
+        good = [line for line in lines if not line["diverged"]]
+        text = name
+        if good:
+            last = percent([line["test_error"][-1] for line in good])
+            best = percent([min(line["test_error"]) for line in good])
+            seconds = statistics.mean(line["seconds"] for line in good)
+            text = LAYOUT.format(name, good[0]["parameters"], last, best, reported[name], seconds)
+        if len(good) < len(seeds):
+            diverged, missing = len(lines) - len(good), len(seeds) - len(lines)
+            text += f"  of {len(seeds)} rounds {diverged} diverged, {missing} missing"
+        yield text
 
 
-def new_results(rows, device, workers, seed, rounds, pairs):
-    """The results file before the first round; of every row all arguments, defaults included."""
-    core = [Path(models.__file__).with_name(f"{x}.py") for x in ("data", "models", "train", "test")]
-    code = hashlib.sha256(b"".join(path.read_bytes() for path in core)).hexdigest()[:12]
-    environment = {"torch": torch.__version__, "python": platform.python_version()}
-    environment |= {"machine": f"{platform.system()} {platform.machine()}", "device": device}
-    environment |= dict(workers=workers, seed=seed, rounds=rounds, pairs=pairs, code=code)
-    entries = {}
-    for name, row in rows.items():
-        settings = train.__kwdefaults__ | row
-        settings = {key: getattr(value, "__name__", value) for key, value in settings.items()}
-        entries[name] = {"parameters": sum(p.numel() for p in row["model"]().parameters())}
-        entries[name] |= {"reported": settings.pop("reported", None), "hyperparameters": settings}
-    return {"environment": environment, "complete": False, "models": entries}
-
-
-def write_results(path, results):
-    """Write the whole file or nothing: whoever reads `path` never finds half of it."""
-    with tempfile.TemporaryDirectory(prefix=".draft-", dir=path.resolve().parent) as folder:
-        draft = Path(folder) / path.name
-        draft.write_text(json.dumps(results, default=str) + "\n")
-        draft.replace(path.resolve())  # a link stays one
-
-
-def lock(path):
-    """Keep other runs from `path` until this process ends; BlockingIOError if one has it."""
-    name = hashlib.sha256(bytes(path.resolve())).hexdigest()
-    with suppress(AttributeError, PermissionError):  # Windows has no lockf; another user's file
-        lock_file = Path(tempfile.gettempdir()) / f"compare-digits-{name}.lock"
-        os.lockf(os.open(lock_file, os.O_RDWR | os.O_CREAT), os.F_TLOCK, 0)
-
-
-def say(text, end="\n"):
-    """Tell of progress on standard error, where nobody may be reading any more."""
-    with suppress(OSError, ValueError):
-        print(text, end=end, file=sys.stderr, flush=True)
-
-
-def keep(finished, nb_jobs, results, path):
-    """Write to `path` what `finished` yields, as it comes; tell each error and the time left."""
-    start, environment = time.monotonic(), results["environment"]
-    with closing(finished):  # so that workers stop when this does
-        for done, ((name, _, seeds, *_), outcomes) in enumerate(finished, 1):
-            entry, rounds = results["models"][name], [seed - environment["seed"] for seed in seeds]
-            for r, outcome in zip(rounds, outcomes):
-                for key, value in outcome.items():
-                    entry.setdefault(key, [None] * environment["rounds"])[r] = value
-            results["complete"] = done == nb_jobs
-            write_results(path, results)
-            left = round((time.monotonic() - start) / done * (nb_jobs - done))
-            error = percent([x["test_error"] for x in outcomes if not x["diverged"]])
-            text = f"{name}, round {', '.join(map(str, rounds))}: {error.removesuffix(' ± n/a')} %"
-            text += f"; {done} of {nb_jobs} done, about {left // 60}:{left % 60:02} left"
-            say(text, end="\033[K\r" if sys.stderr.isatty() else "\n")  # on a terminal one line
+# The command line
 
 
 def fail(message):
@@ -228,141 +245,123 @@ def fail(message):
     sys.exit(2)
 
 
-def whole(text, low=1, high=10**6):
-    if not (text.isdecimal() and low <= int(text[:20]) <= high):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {low} to {high}")
+def stop(number, frame):
+    """Of Ctrl-C and SIGTERM: end the run, which prints the table of what is there."""
+    sys.exit(128 + number)
+
+
+def on_signals(handler):
+    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, handler)
+
+
+def whole(text, low=1):
+    if not text.isdecimal() or int(text) < low:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {low} up")
     return int(text)
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.error, add, keys = fail, parser.add_argument, list(EXPERIMENTS)
-    add("--models", nargs="+", choices=keys, default=keys, metavar="KEY", help="rows of the table")
-    add("--rounds", type=whole, default=20, metavar="N", help="trainings of each model (20)")
-    add("--epochs", type=whole, metavar="N", help="epochs of every model, instead of the table's")
-    add("--pairs", type=whole, default=1000, metavar="N", help="to train on, and to test on (1000)")
-    add("--seed", type=lambda text: whole(text, 0), default=0, metavar="N", help="of round 0 (0)")
-    add("--device", default="auto", metavar="NAME", help="auto (the best there is), cpu, cuda, ...")
-    add("--workers", type=whole, metavar="N", help="processes, on the CPU (one per core)")
-    add("--output", type=Path, default="results.json", metavar="FILE", help="(results.json)")
-    add("--save", type=Path, metavar="FOLDER", help="a new folder for each round's weights")
+    parser.error, add, rows = fail, parser.add_argument, EXPERIMENTS
+    add("--models", nargs="+", choices=rows, default=rows, metavar="KEY", help="of the table (all)")
+    add("--rounds", type=whole, default=20, help="trainings of each model (20)")
+    add("--epochs", type=whole, help="epochs of every model, instead of the table's")
+    add("--pairs", type=whole, default=1000, help="to train on (1000)")
+    add("--seed", type=functools.partial(whole, low=0), default=0, help="the first (0)")
+    add("--device", default="auto", help="auto (the best there is), cpu, cuda, ...")
+    add("--workers", type=whole, help="processes (one per core; on a GPU 4)")
+    add("--output", type=Path, default="results.jsonl", help="(results.jsonl)")
+    add("--save", type=Path, help="for each round's weights")
     return parser.parse_args()
 
 
 def find_device(name):
-    """`name`, or the best device there is if that is "auto"; ValueError if torch has none."""
+    """`name`, or if that is "auto" the best device there is; an error if torch has none."""
     if name == "auto":
         found = torch.accelerator.is_available() and torch.accelerator.current_accelerator()
         name = found.type if found else "cpu"
+    if name.startswith("cpu"):
+        name = "cpu"
+    elif "LOCAL_RANK" in os.environ:  # torchrun's: a GPU each
+        torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
+    torch.zeros(1, device=name).item()
+    return name
+
+
+def prepare_row(name, options, device):
+    """A row as arguments of train_round, its settings, and the error to print beside ours.
+
+    It trains once, on eight pairs, to see what is wrong with it.
+    """
     try:
-        if "LOCAL_RANK" in os.environ and not name.startswith("cpu"):  # torchrun's: a GPU each
-            torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
-        torch.zeros(1, device=name).item()
-    except Exception as error:  # each backend has its own
-        raise ValueError(f"--device {name}: {error}") from error
-    return "cpu" if name.startswith("cpu") else name
-
-
-def check_rows(options, device, stack):
-    """The rows to run, and how many rounds are to train as one: `stack`, or 1 where that fails."""
-    rows, changes = {}, {"epochs": options.epochs} if options.epochs else {}
-    if changes or options.pairs != 1000:  # not what the reports did
-        changes["reported"] = None
-    for name in options.models:  # each trains once, on eight pairs, to see what is wrong with it
-        try:
-            rows[name] = EXPERIMENTS[name] | changes
-            if rows[name]["model"]() is rows[name]["model"]():
-                raise ValueError("model must be a function that makes a new one at each call")
-            run_rounds(name, rows[name], [options.seed], 8, device)
-            found = new_results({name: rows[name]}, device, 1, 0, 1, 1)  # as it is kept and printed
-            list(table(json.loads(json.dumps(found, default=str, allow_nan=False))))
-            multiprocessing.reduction.ForkingPickler.dumps(rows[name])  # as a worker gets it
-        except Exception as error:
-            raise ValueError(f"row {name}: {type(error).__name__}: {error}") from error
-        try:
-            if stack > 1:
-                run_rounds(name, rows[name], list(range(stack)), 8, device)
-        except Exception as error:
-            say(f"{device} trains round by round, as a stack {name} fails: {error}")
-            stack = 1
-    return rows, stack
+        row = EXPERIMENTS[name].copy()
+        reported = row.pop("reported", None)
+        if options.epochs:
+            row["epochs"] = options.epochs
+        if row["model"]() is row["model"]():
+            raise ValueError("model must be a function that makes a new one at each call")
+        draw = functools.partial(generate_pair_sets, 8)
+        train_round(seed=options.seed, draw=draw, device=device, **row)
+        multiprocessing.reduction.ForkingPickler.dumps(row)  # as a worker gets it
+        settings = settings_of(name, row, options.pairs, device)
+        as_reported = reported and not options.epochs and options.pairs == 1000
+        return row, settings, f"{reported:.2f}" if as_reported else ""
+    except Exception as error:
+        raise ValueError(f"row {name}: {type(error).__name__}: {error}") from error
 
 
 def main():
     options = parse_arguments()
-    torch.set_num_threads(1)  # or forked workers would hang
-    path, rounds, store, rank, world = options.output, options.rounds, None, 0, 1
+    on_signals(stop)
+    torch.set_num_threads(1)  # several would wait for one another, and forked workers hang
+    world = int(os.environ.get("WORLD_SIZE", 1))  # torchrun sets both
+    rank = int(os.environ.get("RANK", 0)) % world
+    path, seeds = options.output, range(options.seed, options.seed + options.rounds)
+    rows, settings, reported = {}, {}, {}
     try:
-        if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's
-            store, rank, world = next(torch.distributed.rendezvous("env://"))
         device = find_device(options.device)
-        if options.workers and (device != "cpu" or store):
-            raise ValueError("--workers is for the CPU without torchrun, leave it out")
-        there = path.resolve().parent.is_dir() and path.exists() == path.is_file()
-        if path.suffix != ".json" or not there:
-            raise ValueError(f"--output {path} must be a file in a folder that is there, and .json")
-        if not rank and options.save and options.save.exists() and any(options.save.iterdir()):
-            raise ValueError(f"--save {options.save} is not empty, name a new folder")
-        if rank == 0:
-            say(f"models: {len({*options.models})}, rounds: {rounds}, {device}; checking every row")
-        generate_pair_sets(options.pairs)  # reads MNIST, or says why it cannot
-        stack = 1 if device == "cpu" else math.ceil(rounds * len(options.models) / world)
-        rows, stack = check_rows(options, device, min(stack, rounds, 20))
-        seeds, jobs = [options.seed + r for r in range(rounds)], []
-        for r in range(0, rounds, stack):  # a round of every model, the next of every model, ...
-            for name, row in reversed(rows.items()):  # the shortest last, to end together
-                jobs.append((name, row, seeds[r : r + stack], options.pairs, device, options.save))
+        generate_pair_sets(options.pairs, nb_test=1)  # reads MNIST, or says why it cannot
+        for name in options.models:
+            rows[name], settings[name], reported[name] = prepare_row(name, options, device)
+        open_log(path)
+        found = rounds_in(path, settings, seeds)
         if options.save:
             options.save.mkdir(parents=True, exist_ok=True)
-        if store:
-            finished = run_under_torchrun(run_row, jobs, store, rank)
-        elif device == "cpu":
-            cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-            world = min(options.workers or cores, len(jobs))
-            finished = run_in_workers(run_row, jobs, world)
-        else:
-            finished = ((job, run_row(*job)) for job in jobs)
-        if rank:  # of several; rank 0 keeps and prints them
-            return list(finished)
-        results = new_results(rows, device, world, options.seed, rounds, options.pairs)
-        lock(path)
-        earlier, aside, n = path.resolve(), path.resolve(), 0
-        while aside.exists():
-            aside, n = earlier.with_stem(f"{earlier.stem}-{n + 1}"), n + 1
-        if n:
-            say(f"the earlier {path} is now {earlier.rename(aside)}")
-        write_results(path, results)
-    except BlockingIOError:
-        fail(f"another run writes to {path}: wait for it, or name another --output")
-    except (OSError, RuntimeError, ValueError) as error:  # Runtime: of a loop of links, say
-        fail(error)
-    code = 0
-    try:
-        keep(finished, len(jobs), results, path)
-    except (SystemExit, KeyboardInterrupt) as stopped:
-        code = getattr(stopped, "code", 0) or 1
+            if rank == 0 and not found and any(options.save.iterdir()):
+                raise ValueError(f"--save {options.save} is not empty, name a new folder")
     except Exception as error:
-        code, results["complete"] = 1, False  # as this may be of a file that cannot be written
-        say(f"test.py: stopped by {type(error).__name__}: {' '.join(str(error).split())}")
-    on_signals(signal.SIG_IGN, signal.SIG_IGN)  # or one would cost the table
-    with suppress(OSError):  # a stop may have come between a round's end and its writing
-        write_results(path, results)
+        fail(error)
+
+    jobs = []
+    for seed in seeds:  # a round of every row, then the next of every row, ...
+        for n, name in enumerate(reversed(rows)):  # the shortest last, to end together
+            if (seed + n) % world == rank and (name, seed) not in found:
+                jobs.append((settings[name], rows[name], seed))
+    nb_rounds = len(rows) * len(seeds)
+    say(f"{len(found)} of {nb_rounds} rounds are in {path}, {len(jobs)} to train on {device}")
+    run = functools.partial(run_job, device=device, folder=options.save)
+    if world > 1:
+        lines = (run(job) for job in jobs)
+    else:
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+        workers = options.workers or (cores if device == "cpu" else 4)
+        lines = run_in_workers(run, jobs, min(workers, len(jobs)) or 1)
+
     try:
-        print(*table(results), sep="\n")
-        print(f"\nresults{'' if results['complete'] else ', INCOMPLETE,'} in {path}", flush=True)
-    except OSError as error:
-        fail(f"the table cannot be printed ({error}), but the results are in {path}")
-    sys.exit(code)
-
-
-def stop(number, frame):
-    on_signals(lambda *_: None, lambda *_: None)  # SIG_IGN would be told of one that is on its way
-    sys.exit(128 + number)
+        keep(lines, path, len(jobs))
+        while world > 1 and rank == 0 and len(rounds_in(path, settings, seeds)) < nb_rounds:
+            time.sleep(0.1)  # until torchrun's other processes have done theirs
+    except Exception as error:
+        say(f"test.py: stopped by {type(error).__name__}: {error}")
+        sys.exit(1)
+    finally:
+        on_signals(signal.SIG_IGN)  # a second one would cost the table
+        if rank == 0:
+            found = rounds_in(path, settings, seeds)
+            print(*table(settings, seeds, found, reported), f"\nresults in {path}", sep="\n")
+    on_signals(signal.default_int_handler)  # for a prompt that may follow
 
 
 if __name__ == "__main__":
-    # a closed one is None
-    sys.stdout, sys.stderr = (x or open(os.devnull, "w") for x in (sys.stdout, sys.stderr))
-    getattr(sys.stdout, "reconfigure", dict)(errors="replace")  # "±", where there is none
-    on_signals(stop, stop)
     main()

@@ -1,29 +1,24 @@
-"""Training: one model on one set of pairs or, at the end of the file, several as a stack.
-
-Tensors of one round have the pairs as their first axis, [N, ...]; those of a stack of R rounds have
-the rounds as their second, [N, R, ...]. Means and sums over axis 0 serve both: [] or [R].
-"""
+"""Training: one model on one set of pairs; and a round, all of which is drawn from its seed."""
 
 import math
-from functools import partial
+import time
 
 import torch
 import torch.nn.functional as F
-from torch.func import functional_call, stack_module_state
 from torch.optim.lr_scheduler import OneCycleLR
 
 import data
 
 
 def total_loss(comparison, digits, target, classes, comparison_weight, digit_weight, smoothing=0):
-    """The weighted sum of the main and the auxiliary loss, means over the pairs: [] or [R].
+    """The weighted sum of the main and the auxiliary loss, means over the pairs.
 
     Main: binary cross-entropy of `comparison` [N] with `target` [N]. Auxiliary: cross-entropy, with
     label smoothing, of `digits` [N, 2, 10] with `classes` [N, 2], first digit plus second (report
     1, section V; report 2, section II.4); of log-probabilities it is the negative log-likelihood.
     """
     if comparison.shape != target.shape or digits.shape != (*classes.shape, 10):
-        shapes = [tuple(tensor.shape) for tensor in (comparison, digits)]
+        shapes = f"{[*comparison.shape]} and {[*digits.shape]}"
         raise ValueError(f"the model must return [N] and [N, 2, 10] for N pairs, not {shapes}")
     if comparison_weight and not comparison.requires_grad:
         raise ValueError("comparison_weight must be 0: the model's comparison learns nothing")
@@ -31,28 +26,31 @@ def total_loss(comparison, digits, target, classes, comparison_weight, digit_wei
     if comparison_weight:
         target = target.to(comparison)
         main = F.binary_cross_entropy_with_logits(comparison, target, reduction="none")
-        loss = loss + comparison_weight * main.mean(dim=0)
+        loss = comparison_weight * main.mean()
     if digit_weight:
-        scores, labels = digits.flatten(end_dim=-2), classes.flatten()
+        scores, labels = digits.flatten(end_dim=1), classes.flatten()
         auxiliary = F.cross_entropy(scores, labels, reduction="none", label_smoothing=smoothing)
-        loss = loss + digit_weight * auxiliary.view_as(classes).sum(dim=-1).mean(dim=0)
+        loss = loss + digit_weight * auxiliary.view_as(classes).sum(dim=1).mean()
     return loss
 
 
 def mistakes(comparison, target):
     """1 for each pair that is told wrong, 0 if right, NaN if the model has no answer; [N]."""
     wrong = (comparison > 0) != target.bool()
-    return wrong.float().where(~comparison.isnan(), math.nan)
+    return wrong.float().masked_fill(comparison.isnan(), math.nan)
 
 
 @torch.no_grad()
 def evaluate(model, test_input, test_target):
-    """The model's error in evaluation mode, in which it is left: 0 to 1, or NaN; [] or [R]."""
+    """The model's error in evaluation mode, in which it is left: 0 to 1, or NaN."""
     model.eval()
-    # of a copy, as a model may change its input; and in parts, which fit a core's cache
-    parts = zip(test_input.clone().split(100), test_target.split(100), strict=True)
-    wrong = sum(mistakes(model(pairs)[0], target).sum(dim=0) for pairs, target in parts)
-    return wrong.cpu().double() / len(test_target)
+    inputs = test_input.clone().split(100)  # of a copy, as a model may change its input
+    targets = test_target.split(100)  # in parts, which fit a core's cache
+    wrong = 0
+    for pairs, target in zip(inputs, targets, strict=True):
+        comparison, _ = model(pairs)
+        wrong = wrong + mistakes(comparison, target).sum()
+    return wrong.item() / len(test_target)
 
 
 def shuffled(input, target, classes, generator=None, copies=0, distort=None):
@@ -61,7 +59,7 @@ def shuffled(input, target, classes, generator=None, copies=0, distort=None):
         input = torch.cat([distort(input, generator) for _ in range(copies)])
         target, classes = target.repeat(copies), classes.repeat(copies, 1)
     order = torch.randperm(len(target), generator=generator).to(input.device)
-    return input.reshape(*target.shape, 2, 14, 14)[order], target[order], classes[order]
+    return input[order], target[order], classes[order]
 
 
 def train(
@@ -91,87 +89,81 @@ def train(
     trained on, "test_error" that on `test_set` after it, both 0 to 1, or NaN; "learning_rate" is
     that of its first step. `train_set` and `test_set` are the first and the last three tensors of
     generate_pair_sets, on the model's device (the last of all is not used). `generator`, on the
-    CPU, draws augmentation and order, or torch's global one does; of a Stack it is a list of R.
-    Raises ValueError, or what torch raises, if arguments are wrong.
+    CPU, draws augmentation and order, or torch's global one does. Raises ValueError, or what torch
+    raises, if arguments are wrong.
     """
-    for name, value in {"batch_size": batch_size, "epochs": epochs}.items():
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{name} is {value!r}, it must be a whole number above 0")
-    if optimizer not in ("Adam", "AdamW", "SGD"):
-        raise ValueError(f"optimizer is {optimizer!r}, it must be Adam, AdamW or SGD")
     if schedule not in ("constant", "adaptive", "one-cycle"):
         raise ValueError(f"schedule is {schedule!r}, it must be constant, adaptive or one-cycle")
+    if epochs < 1 or not (comparison_weight or digit_weight):
+        raise ValueError("nothing to learn: epochs is below 1, or both losses' weights are 0")
     weights = comparison_weight, digit_weight, label_smoothing
-    others = (momentum, lowest_rate, rotation)
-    if not all(0 <= x < math.inf for x in weights + others) or weights[:2] == (0, 0):
-        names = "momentum, lowest_rate, rotation, label_smoothing and both weights"
-        raise ValueError(f"{names} must be finite and not below 0, and one of the weights above it")
     if rotation:
-        train_set = each_round(data.add_rotated, train_set, generator, rotation)
-    copies_by_epoch = [copies] * (epochs - 1) + [0]
-    rounds = model.rounds if isinstance(model, Stack) else [model]
-    groups = [{"params": one.parameters()} for one in rounds]
-    settings = {"lr": float(learning_rate + 0), "weight_decay": weight_decay, "fused": True}
-    settings |= {"momentum": momentum} if momentum else {}  # which only SGD takes
-    optimizer = getattr(torch.optim, optimizer)(groups, **settings)
+        train_set = data.add_rotated(*train_set, generator, rotation)
+    nb_pairs = len(train_set[0])
+
+    settings = {"lr": float(learning_rate), "weight_decay": weight_decay, "fused": True}
+    if momentum:
+        settings["momentum"] = momentum  # which only SGD takes
+    optimizer = getattr(torch.optim, optimizer)(model.parameters(), **settings)
+    (group,) = optimizer.param_groups
     if schedule == "one-cycle":
-        steps = sum(math.ceil(max(1, n) * len(train_set[0]) / batch_size) for n in copies_by_epoch)
-        cycle = OneCycleLR(optimizer, settings["lr"], total_steps=steps, cycle_momentum=False)
+        nb_steps = (epochs - 1) * math.ceil(max(1, copies) * nb_pairs / batch_size)
+        nb_steps += math.ceil(nb_pairs / batch_size)
+        cycle = OneCycleLR(optimizer, group["lr"], nb_steps, cycle_momentum=False)
+
     history = {"loss": [], "train_error": [], "test_error": [], "learning_rate": []}
-    previous_losses = [math.inf] * len(groups)
-    for copies in copies_by_epoch:
-        rates = torch.tensor([group["lr"] for group in optimizer.param_groups], dtype=torch.double)
-        epoch_set = each_round(shuffled, train_set, generator, copies, distort)
+    for epoch in range(epochs):
+        history["learning_rate"].append(group["lr"])
+        if epoch == epochs - 1:
+            copies = 0
+        epoch_set = shuffled(*train_set, generator, copies, distort)
+        nb_pairs = len(epoch_set[0])
         loss_sum, wrong = 0, 0
         model.train()
         for pairs, target, classes in zip(*(tensor.split(batch_size) for tensor in epoch_set)):
             comparison, digits = model(pairs)
             loss = total_loss(comparison, digits, target, classes, *weights)
             optimizer.zero_grad()
-            loss.sum().backward()
+            loss.backward()
             optimizer.step()
             if schedule == "one-cycle":
                 cycle.step()
             loss_sum = loss_sum + loss.detach() * len(pairs)
-            wrong = wrong + mistakes(comparison, target).sum(dim=0)
-        losses, train_errors = (x.cpu().double() / len(epoch_set[0]) for x in (loss_sum, wrong))
-        values = losses, train_errors, evaluate(model, *test_set[:2]), rates.view(losses.shape)
-        for name, value in zip(history, values):
-            history[name].append(value.tolist())
-        losses = losses.view(-1).tolist()
-        if schedule == "adaptive":  # halve the rate where the loss fell by less than 3%
-            for group, now, before in zip(optimizer.param_groups, losses, previous_losses):
-                if now > (1 - 0.03) * before:
-                    group["lr"] = max(group["lr"] / 2, min(group["lr"], lowest_rate))
-        previous_losses = losses
+            wrong = wrong + mistakes(comparison, target).sum()
+        history["loss"].append(loss_sum.item() / nb_pairs)
+        history["train_error"].append(wrong.item() / nb_pairs)
+        history["test_error"].append(evaluate(model, *test_set[:2]))
+        if schedule == "adaptive" and has_stalled(history["loss"]):
+            group["lr"] = max(group["lr"] / 2, min(group["lr"], lowest_rate))
     return history
 
 
-def each_round(function, tensors, generator, *arguments):
-    """function(*tensors, generator, *arguments); round by round where there is a generator each."""
-    if not isinstance(generator, list):
-        return function(*tensors, generator, *arguments)
-    found = [function(*one, *arguments) for one in zip(*(x.unbind(1) for x in tensors), generator)]
-    return [torch.stack(parts, dim=1) for parts in zip(*found)]
+def has_stalled(losses):
+    """Whether the loss fell by less than 3% in the last epoch (report 1, section VII)."""
+    return len(losses) > 1 and losses[-1] > (1 - 0.03) * losses[-2]
 
 
-class Stack(torch.nn.Module):
-    """R models of one kind as one, to fill a GPU: [N, R, 2, 14, 14] to [N, R] and [N, R, 2, 10].
+def train_round(model, seed, draw, device="cpu", **arguments):
+    """Train a fresh `model()` on fresh pairs, with all that is random drawn from `seed`.
 
-    Their parameters are stacked as it runs, so that each gets its own gradient; their buffers are
-    views of stacked ones from now on, to be changed in place. A CPU takes Convolutions in float64.
+    `draw` maps a generator to the six tensors of generate_pair_sets; `arguments` are those of
+    `train`. Returns the model, the pairs and what a log has of the round: its history, in which
+    None stands for what is no number, whether it "diverged", which is where a loss or a test error
+    is none, the model's number of "parameters", and the "seconds" that it took.
     """
-
-    def __init__(self, models):
-        super().__init__()
-        self.rounds, (_, self.stacked) = torch.nn.ModuleList(models), stack_module_state(models)
-        for name, buffers in self.stacked.items():
-            for model, buffer in zip(models, buffers):
-                model.get_buffer(name).data = buffer
-
-    def forward(self, pairs):
-        by_name = zip(*(model.named_parameters() for model in self.rounds))
-        state = {named[0][0]: torch.stack([x for _, x in named]) for named in by_name}
-        by_round = pairs.transpose(0, 1).contiguous()  # a model may use view
-        one = partial(functional_call, self.rounds[0])
-        return torch.vmap(one, out_dims=1, randomness="different")(state | self.stacked, by_round)
+    start = time.perf_counter()
+    generator = torch.Generator().manual_seed(seed)
+    pairs = [tensor.to(device) for tensor in draw(generator)]
+    weight_seed, training_seed = torch.randint(2**32, (2,), generator=generator).tolist()
+    with torch.random.fork_rng(devices=[]):  # gives torch's global generator back as it was
+        torch.manual_seed(weight_seed)  # layers draw from it
+        net = model().to(device)
+        generator.manual_seed(training_seed)
+        history = train(net, pairs[:3], pairs[3:], generator, **arguments)
+    outcome = {}
+    for name, values in history.items():
+        outcome[name] = [value if math.isfinite(value) else None for value in values]
+    outcome["diverged"] = None in outcome["loss"] + outcome["test_error"]
+    outcome["parameters"] = sum(parameter.numel() for parameter in net.parameters())
+    outcome["seconds"] = time.perf_counter() - start
+    return net, pairs, outcome

@@ -1,4 +1,4 @@
-"""The speed of test.py beside a textbook training loop: report/results/benchmark.json.
+"""The speed of test.py beside a textbook training loop: report/results/benchmark.jsonl and .json.
 
 (a) the textbook loop: one round after the other, PyTorch's threads, memory layout and optimizers,
     slices of shuffled tensors, the whole test set at once;
@@ -11,6 +11,7 @@ what changes the one into the other, step by step; start-up time, memory, a prof
 step, and what a round of posterior_2s consists of.
 """
 
+import json
 import os
 import platform
 import statistics
@@ -19,6 +20,7 @@ import sys
 import time
 from collections import Counter
 from datetime import date
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -33,9 +35,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import models
 import test
-from data import add_rotated, distort, generate_pair_sets, load_mnist
-from report.files import CORES, PAIRS, RESULTS, complete, good, read
-from train import train
+from data import add_rotated, generate_pair_sets, load_mnist
+from report.files import CORES, PAIRS, RESULTS, complete, good, read, write
+from train import train, train_round
 
 EPOCHS, REPEATS = 12, 3  # of a round; of each measurement
 TWO_SECONDS, ROUNDS = "posterior_2s", 10  # the row that is profiled, and how often
@@ -120,65 +122,68 @@ def flops(row, nb_pairs):
     return total * nb_pairs / len(pairs)
 
 
-def matrix_product_speed():
-    """FLOP/s of the product of two 1024x1024 float32 matrices, with this process's threads."""
-    a, seconds = torch.rand(1024, 1024), []
+def matrix_product_speed(size=1024):
+    """FLOP/s of the product of two square float32 matrices, with this process's threads."""
+    a, seconds = torch.rand(size, size), []
     for _ in range(40):
         start = time.perf_counter()
         a @ a
         seconds.append(time.perf_counter() - start)
-    return 2 * 1024**3 / statistics.median(seconds)
+    return 2 * size**3 / statistics.median(seconds)
 
 
-def textbook(row, seed, nb_pairs):
+def textbook(job):
     """In a process of its own: seconds and FLOPs of a round, and the speed of matrix products."""
-    seconds = textbook_round(row, seed, nb_pairs, threads=CORES)  # PyTorch's default
-    return seconds, flops(row, nb_pairs), matrix_product_speed()
+    _, row, seed = job
+    seconds = textbook_round(row, seed, PAIRS, threads=CORES)  # PyTorch's default
+    return seconds, flops(row, PAIRS), matrix_product_speed()
 
 
-def timed(function, jobs, workers):
+def timed(run, jobs, workers):
     """Wall time of all jobs together, over their number; and what they return."""
     start = time.perf_counter()
-    outcomes = [outcome for _, outcome in test.run_in_workers(function, jobs, workers)]
+    outcomes = list(test.run_in_workers(run, jobs, workers))
     return (time.perf_counter() - start) / len(jobs), outcomes
 
 
-def compare(name, row, seeds, nb_pairs, device):
-    """Measure a row once: MEASURES of (a) and (b), and what test.keep asks for."""
-    arguments = train.__kwdefaults__ | row
-    job = arguments, seeds[0], nb_pairs
-    ((_, (a, work, speed_a)),) = test.run_in_workers(textbook, [job], 1)
-    jobs = [(name, row, [seed], nb_pairs, device) for seed in range(2 * CORES)]
-    b, ((outcome,), *_) = timed(test.run_rounds, jobs, CORES)
-    speeds = test.run_in_workers(matrix_product_speed, [()] * CORES, CORES)
-    shares = work / a / speed_a, work / b / sum(speed for _, speed in speeds)
-    found = {key: outcome[key] for key in ("test_error", "diverged")}
-    return [found | dict(zip(MEASURES, (a, b, *shares))) | {"load": os.getloadavg()[0]}]
+def compare(job):
+    """Measure a row once: MEASURES of (a) and (b), in a line as of test.run_job."""
+    settings, row, _ = job
+    ((a, work, speed_a),) = test.run_in_workers(textbook, [job], 1)
+    jobs = [(settings, row, seed) for seed in range(2 * CORES)]
+    b, (line, *_) = timed(partial(test.run_job, device="cpu"), jobs, CORES)
+    speeds = test.run_in_workers(matrix_product_speed, [1024] * CORES, CORES)
+    shares = work / a / speed_a, work / b / sum(speeds)
+    return (
+        line | dict(zip(MEASURES, (a, b, *shares))) | {"seed": job[2], "load": os.getloadavg()[0]}
+    )
+
+
+def step(job):
+    """Seconds of a round of the textbook loop, with some of what test.py does."""
+    row, seed, *options = job
+    return textbook_round(row, seed, PAIRS, *options)
 
 
 def step_by_step(name):
     """Seconds of a round of the row by step, and of test.py's, which is the last."""
     row, found = benchmark()[name], {}
-    for step, (workers, *options) in STEPS.items():
-        jobs = [(row, seed, PAIRS, *options) for seed in range(2 * workers)]
-        found[step], _ = timed(textbook_round, jobs, workers)
-    jobs = [(name, row, [seed], PAIRS, "cpu") for seed in range(2 * CORES)]
-    found["test.py"], _ = timed(test.run_rounds, jobs, CORES)
+    for what, (workers, *options) in STEPS.items():
+        jobs = [(row, seed, *options) for seed in range(2 * workers)]
+        found[what], _ = timed(step, jobs, workers)
+    settings = test.settings_of(name, row, PAIRS, "cpu")
+    jobs = [(settings, row, seed) for seed in range(2 * CORES)]
+    found["test.py"], _ = timed(partial(test.run_job, device="cpu"), jobs, CORES)
     return found
 
 
-def in_turn(function, jobs, workers):
-    """Like test.run_in_workers, in this process; `function` has the workers to itself."""
-    return ((job, function(*job)) for job in jobs)
-
-
-def profile():
-    """Milliseconds of a training step of the siamese model, by kind of operation."""
+def profile(make_model):
+    """Milliseconds of a training step of a model of report 2, by kind of operation."""
     kinds = {"convolution": "convolution", "batch_norm": "batch norm", "pool": "pooling"}
     kinds |= {"relu": "ReLU", "threshold": "ReLU"}  # the latter is its gradient
     sets = generate_pair_sets(PAIRS, torch.Generator().manual_seed(0))
     train_set, test_set = sets[:3], [tensor[:1] for tensor in sets[3:]]
-    model, epochs = models.siamese(), 2
+    model, epochs = make_model(), 2
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         train(model, train_set, test_set, torch.Generator().manual_seed(0), epochs=epochs)
     spent, steps = Counter(), epochs * PAIRS // train.__kwdefaults__["batch_size"]
@@ -200,13 +205,13 @@ class Stopwatch:
         self.last = now
 
 
-def round_profile(name, seed):
+def round_profile(seed, name=TWO_SECONDS):
     """Seconds of one round of a row, by what they are spent on; by hooks, with no profiler.
 
     "pairs" has their drawing, "forward" and "tests" have the comparison too, "the rest" shuffling,
     batches, statistics and schedule.
     """
-    row = test.EXPERIMENTS[name]
+    row = benchmark()[name] | dict(epochs=test.EXPERIMENTS[name]["epochs"])
 
     def model():
         watch("pairs")
@@ -217,7 +222,7 @@ def round_profile(name, seed):
 
     def distorted(*arguments):
         watch("the rest")
-        found = row.get("distort", distort)(*arguments)
+        found = row["distort"](*arguments)
         watch("distortion")
         return found
 
@@ -227,7 +232,7 @@ def round_profile(name, seed):
         register_optimizer_step_post_hook(lambda *_: watch("optimizer")),
     ]
     watch = Stopwatch()
-    test.run_rounds(name, row | changes, [seed], PAIRS, "cpu")
+    train_round(seed=seed, draw=partial(generate_pair_sets, PAIRS), **row | changes)
     watch("the rest")
     for hook in hooks:
         hook.remove()
@@ -235,7 +240,7 @@ def round_profile(name, seed):
 
 
 def command(folder, *options):
-    output = f"{folder}/results.json"
+    output = f"{folder}/results.jsonl"
     return [sys.executable, test.__file__, "--device", "cpu", "--output", output, *options]
 
 
@@ -279,6 +284,8 @@ def origin():
         "processor": names[0] if names else platform.processor(),
         "commit": done.stdout.strip() or "n/a",
         "date": date.today().isoformat(),
+        "python": platform.python_version(),
+        "workers": str(CORES),
     }
 
 
@@ -307,35 +314,37 @@ def table(results):
 
 
 def benchmark():
-    rows = {name: train.__kwdefaults__ | row for name, row in test.EXPERIMENTS.items()}
-    return {
-        name: row | dict(epochs=min(EPOCHS, row["epochs"]), reported=None)
-        for name, row in rows.items()
-    }
+    """The table's rows with all their arguments, and few epochs."""
+    found = {}
+    for name, row in test.EXPERIMENTS.items():
+        found[name] = train.__kwdefaults__ | {key: row[key] for key in row if key != "reported"}
+        found[name]["epochs"] = min(EPOCHS, found[name]["epochs"])
+    return found
 
 
-def complete_all(replace=False):
-    """Measure what benchmark.json lacks. It is best done when nothing else runs."""
-    complete("benchmark", benchmark(), REPEATS, CORES, compare, run=in_turn, replace=replace)
-    results = read("benchmark")
-    if replace:
-        for key in ("memory", "round", "steps"):
-            results.pop(key, None)
-    if "memory" not in results:
-        ((_, results["profile"]),) = test.run_in_workers(profile, [()], 1)
-        results |= origin()
-        results["first_round"] = [first_round() for _ in range(REPEATS)]
-        results["memory"] = memory()
-        test.write_results(RESULTS / "benchmark.json", results)
-    if "steps" not in results:
+def read_extras():
+    """What is measured once: benchmark.json."""
+    path = RESULTS / "benchmark.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def complete_all():
+    """Measure what benchmark.jsonl and .json lack. It is best done when nothing else runs."""
+    complete("benchmark", benchmark(), REPEATS, compare)
+    extras = read_extras()
+    if "memory" not in extras:
+        (extras["profile"],) = test.run_in_workers(profile, [models.siamese], 1)
+        extras |= origin()
+        extras["first_round"] = [first_round() for _ in range(REPEATS)]
+        extras["memory"] = memory()
+    if "steps" not in extras:
         names = [name for name in STEPPED if name in test.EXPERIMENTS]
-        results["steps"] = [{x: step_by_step(x) for x in names} for _ in range(REPEATS)]
-        test.write_results(RESULTS / "benchmark.json", results)
-    if "round" not in results and TWO_SECONDS in test.EXPERIMENTS:
+        extras["steps"] = [{x: step_by_step(x) for x in names} for _ in range(REPEATS)]
+    if "round" not in extras and TWO_SECONDS in test.EXPERIMENTS:
         load_mnist()  # here, as a forked worker then has it
-        jobs = [(TWO_SECONDS, seed) for seed in range(ROUNDS)]
-        results["round"] = [spent for _, spent in test.run_in_workers(round_profile, jobs, 1)]
-        test.write_results(RESULTS / "benchmark.json", results)
+        extras["round"] = list(test.run_in_workers(round_profile, range(ROUNDS), 1))
+    if extras != read_extras():
+        write(RESULTS / "benchmark.json", json.dumps(extras).encode() + b"\n")
 
 
 if __name__ == "__main__":

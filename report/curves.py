@@ -1,4 +1,4 @@
-"""Draw a results file of test.py by epoch: python -m report.curves FILE.json [FILE.svg]
+"""Draw a log of test.py by epoch: python -m report.curves FILE.jsonl [FILE.svg]
 
 A row for each model: loss on the left, training and test error on the right; means over the rounds
 that are finished and did not diverge, ± one standard deviation.
@@ -32,8 +32,8 @@ def curves(entries):
 def main():
     parser = argparse.ArgumentParser("python -m report.curves", description=__doc__.split(":")[0])
     parser.error = fail
-    parser.add_argument("file", type=Path, metavar="FILE.json", help="results of test.py")
-    parser.add_argument("svg", type=Path, nargs="?", metavar="FILE.svg", help="(beside FILE.json)")
+    parser.add_argument("file", type=Path, metavar="FILE.jsonl", help="results of test.py")
+    parser.add_argument("svg", type=Path, nargs="?", metavar="FILE.svg", help="(beside FILE.jsonl)")
     options = parser.parse_args()
     try:
         path = options.svg or options.file.with_suffix(".svg")

@@ -3,10 +3,13 @@
 Each function gives the rows of one results file. Nothing is chosen by these numbers.
 """
 
+from functools import partial
+
 import test
 from data import generate_pair_sets
 from report import heads as learned
 from report import nets
+from report.files import PAIRS, train_and_look
 from report.measures import describe, look
 from report.nets import named
 from train import train
@@ -32,15 +35,17 @@ def normalised(nb, generator):
     return [(x - mean) / deviation if x.is_floating_point() else x for x in sets]
 
 
-def run(name, row, seeds, nb_pairs, device, folder=None):
-    """test.run_rounds with what `look` says of each model."""
-    draw = normalised if name.endswith(", normalised") else generate_pair_sets
-    return test.run_rounds(name, row, seeds, nb_pairs, device, folder, look, draw)
+def run(job):
+    """A round's line, with what `look` says of its model."""
+    settings, *_ = job
+    draw = normalised if settings["row"].endswith(", normalised") else generate_pair_sets
+    return train_and_look(job, partial(draw, PAIRS), look)
 
 
-def run_and_describe(name, row, seeds, nb_pairs, device, folder=None):
+def run_and_describe(job):
     """The same with all of measures.describe; and siamese_al's scores under learned heads."""
-    (seed,) = seeds
+    settings, _, seed = job
+    name = settings["row"]
 
     def describe_it(model, pairs):
         found = describe(model, pairs, seed, name not in REPORT_1, name == "posterior")
@@ -48,7 +53,7 @@ def run_and_describe(name, row, seeds, nb_pairs, device, folder=None):
             found["heads"] = learned.rivals(model, pairs, seed)
         return found
 
-    return test.run_rounds(name, row, seeds, nb_pairs, device, folder, describe_it)
+    return train_and_look(job, partial(generate_pair_sets, PAIRS), describe_it)
 
 
 def row(name, **changes):

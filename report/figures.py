@@ -274,7 +274,7 @@ FIGURES = epochs, planes, frontier, learning, variants, calibration, wrong
 def sources():
     """A digest of what the figures are drawn from. Each carries it: a test sees which are stale."""
     names = "main", "grids", "learning", "search", "frontier"
-    paths = (RESULTS / f"{name}.json" for name in names)
+    paths = (RESULTS / f"{name}.jsonl" for name in names)
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 

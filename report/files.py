@@ -1,21 +1,18 @@
-"""The results files report/results/*.json: how they are read, checked and completed."""
+"""The logs report/results/*.jsonl: how they are read and completed, by test.py's own functions."""
 
 import json
 import os
-import re
 import sys
-import tempfile
-from itertools import repeat
 from pathlib import Path
 
 import test
-from data import load_mnist
+from train import train_round
 
 RESULTS = Path(__file__).parent / "results"
 CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-PAIRS = 1000  # to train on, and as many to test on
-NUMBERS = "test_error", "best_test_error", "seconds"
-BY_EPOCH = "loss", "train_error", "test_error_by_epoch", "learning_rate"
+PAIRS = 1000  # to train on
+SAME = "row", "pairs", "arguments"  # what makes a round of a log one that is asked for
+VERSIONS = "torch", "device", "processor", "code"
 
 
 def fail(message):
@@ -24,129 +21,90 @@ def fail(message):
     sys.exit(2)
 
 
-def write(path, content):
-    """Write `content`, bytes, to `path` whole or not at all."""
+def train_and_look(job, draw, look):
+    """A job's line for the log, as test.run_job has it, with what look(model, pairs) says."""
+    settings, row, seed = job
+    model, pairs, outcome = train_round(seed=seed, draw=draw, **row)
+    return settings | {"seed": seed} | outcome | look(model, pairs)
+
+
+def load(path):
+    """A log as {"environment": ..., "models": {row's name: entry}}; ValueError if it is none.
+
+    An entry has the row's "hyperparameters", its "parameters", and of everything else in its lines
+    a list by round, None where there is no such line: round r has the log's lowest seed + r. Of a
+    row's lines those with the pairs and arguments of its last one count, of a seed the last.
+    """
     try:
-        with tempfile.TemporaryDirectory(prefix=".draft-", dir=path.parent) as folder:
-            draft = Path(folder) / path.name
-            draft.write_bytes(content)
-            draft.replace(path)
-    except OSError as error:
-        raise OSError(f"{path} cannot be written ({error.strerror})") from error
+        found = [json.loads(text) for text in path.read_text().splitlines()]
+        newest = {line["row"]: [line[key] for key in SAME] for line in found}
+        same = [line for line in found if newest[line["row"]] == [line[key] for key in SAME]]
+        lines = {(line["row"], line["seed"]): line for line in same if line["test_error"]}
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no log of rounds ({error!r}): restore it") from error
+    models = {}
+    first = min((seed for _, seed in lines), default=0)
+    rounds = max((seed - first + 1 for _, seed in lines), default=0)
+    for (name, seed), line in lines.items():
+        entry = models.setdefault(name, {})
+        entry["hyperparameters"], entry["parameters"] = line["arguments"], line["parameters"]
+        errors = line["test_error"]
+        best = None if None in errors else min(errors)
+        found = {key: line[key] for key in line if key not in (*SAME, *VERSIONS, "seed")}
+        found |= {"test_error": errors[-1], "best_test_error": best, "test_error_by_epoch": errors}
+        del found["parameters"]
+        for key, value in found.items():
+            entry.setdefault(key, [None] * rounds)[seed - first] = value
+    environment = {}
+    for key in VERSIONS:
+        environment[key] = ", ".join(sorted({line[key] for line in lines.values()}))
+    return {"environment": environment | {"rounds": rounds}, "models": models}
 
 
-def measures(entry):
-    """The lists of a model's entry: by measure a value for each round, None where unfinished."""
-    return {key: values for key, values in entry.items() if isinstance(values, list)}
-
-
-def is_finished(entry, r):
-    return any(values[r] is not None for values in measures(entry).values())
+def read(name):
+    return load(RESULTS / f"{name}.jsonl")
 
 
 def good(entry, measure):
     """The values of the rounds that are finished and did not diverge; none if there is no such."""
-    rounds = zip(entry.get(measure, []), entry.get("diverged", repeat(False)))
+    values = entry.get(measure, [])
+    rounds = zip(values, entry.get("diverged", [False] * len(values)))
     return [value for value, diverged in rounds if value is not None and not diverged]
 
 
-def settings(entry):
-    """What tells one row from another, without the addresses of functions in partial ones."""
-    text = json.dumps([entry["parameters"], entry["hyperparameters"]])
-    return json.loads(re.sub(r"(<function \S+) at 0x[0-9a-fA-F]+", r"\1", text))
-
-
-def load(path):
-    """A results file; raises ValueError if it is damaged, OSError if it cannot be read."""
+def write(path, content):
+    """Write `content`, bytes, to `path` whole or not at all."""
+    draft = path.with_name(f".draft-{path.name}")
     try:
-        results = json.loads(path.read_text())
-        rounds = range(results["environment"]["rounds"]).stop  # a whole number
-        for name, entry in results["models"].items():
-            epochs, _ = entry["hyperparameters"]["epochs"], entry["parameters"] + 0
-            entry.setdefault("reported", None)
-            states = entry.get("diverged", [None] * rounds)
-            for measure, values in measures(entry).items():
-                if len(values) != rounds:
-                    raise ValueError(f"{measure} of {name} is not {rounds} rounds long")
-                lacks = [value is None and s is False for value, s in zip(values, states)]
-                if measure in NUMBERS and any(lacks):
-                    raise ValueError(f"{measure} of {name} lacks a round that is finished")
-                if measure in NUMBERS + BY_EPOCH:
-                    known = [value for value in values if value is not None]
-                    if measure in BY_EPOCH:
-                        if any(len(value) != epochs for value in known):
-                            raise ValueError(f"{measure} of {name} is not {epochs} epochs long")
-                        known = [x for value in known for x in value if x is not None]
-                    sum(known)  # TypeError if they are no numbers
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
-        what = f"{path} is damaged, or no results file ({error!r})"
-        raise ValueError(f"{what}: restore it, or move it away to have it made again") from error
-    return results
+        draft.write_bytes(content)
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise OSError(f"{path} cannot be written ({error.strerror})") from error
 
 
-def read(name):
-    return load(RESULTS / f"{name}.json")
-
-
-def complete(name, rows, rounds, workers, function=test.run_row, seed=0, run=None, replace=False):
-    """Run the rounds of `rows` that report/results/`name`.json lacks, and keep them there.
+def complete(name, rows, rounds, run, workers=None, seed=0, pairs=PAIRS):
+    """Train what report/results/`name`.jsonl lacks of the `rows`, and append it there.
 
     `rounds` is the number that each row is to have, or a dictionary of these. Round r is what
-    function(name, row, [seed + r], PAIRS, "cpu") returns; run(function, jobs, workers) runs all
-    that are missing, as test.run_in_workers does. Rows of the file that are not in `rows` stay. If
-    its rounds of a row have other settings, it raises ValueError or, to `replace` them, runs them.
+    run(job) returns, a line, job being (settings, row, seed + r); `workers` processes run all that
+    are missing, or this one. Rounds count whatever code, PyTorch or processor made them.
     """
-    path = RESULTS / f"{name}.json"
+    path = RESULTS / f"{name}.jsonl"
     rounds = rounds if isinstance(rounds, dict) else dict.fromkeys(rows, rounds)
-    results = test.new_results(rows, "cpu", workers, seed, max(rounds.values(), default=0), PAIRS)
-    results = json.loads(json.dumps(results, default=str))  # as it is read from a file
-    environment, models = results["environment"], results["models"]
-    old = load(path) if path.exists() else {"environment": {}, "models": {}}
-    before, kept, other = old["environment"], {}, {}
-    moved = any(before.get(key) != environment[key] for key in ("seed", "pairs"))
-    for key, entry in old["models"].items():
-        if any(is_finished(entry, r) for r in range(before["rounds"])):
-            new = models.get(key, entry)
-            same = settings(entry) == settings(new)
-            (kept if same and not moved else other)[key] = entry | {"reported": new["reported"]}
-    if other and not (replace and other.keys() <= rows.keys()):
-        raise ValueError(
-            f"{path} has rounds of other settings: {'; '.join(other)}. Run them again by "
-            "python -m report --replace, or move the file away"
-        )
-    models |= kept
-    if kept:
-        then, now = before.get("code"), environment["code"]
-        if then != now:
-            test.say(f"{path}: made by another version of the program, {then}; this is {now}")
-        environment["rounds"] = max(environment["rounds"], before["rounds"])
-        for key, value in before.items():  # of the rounds that are there, and of those to come
-            new = environment.setdefault(key, value)
-            if key != "rounds":
-                known = str(new) in str(value).split(", ")
-                environment[key] = value if known else f"{value}, {new}"
-    for entry in models.values():
-        for values in measures(entry).values():
-            values += [None] * (environment["rounds"] - len(values))
-    jobs = [
-        (key, row, [seed + r], PAIRS, "cpu")
-        for r in range(environment["rounds"])
-        for key, row in rows.items()
-        if r < rounds[key] and not is_finished(models[key], r)
-    ]
-    results = old | results | {"complete": not jobs}
-    if jobs or models != old["models"] or not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        test.write_results(path, results)
+    seeds = range(seed, seed + max(rounds.values(), default=0))
+    rows = {key: {x: row[x] for x in row if x != "reported"} for key, row in rows.items()}
+    settings = {key: test.settings_of(key, row, pairs, "cpu") for key, row in rows.items()}
+    path.parent.mkdir(exist_ok=True)
+    test.open_log(path)
+    same = {key: {x: whole[x] for x in SAME} for key, whole in settings.items()}
+    found = test.rounds_in(path, same, seeds)
+    wanted = [(n, key) for n in seeds for key in rows if n < seed + rounds[key]]
+    jobs = [(settings[key], rows[key], n) for n, key in wanted if (key, n) not in found]
+    others = {line["code"] for line in found.values()} - {x["code"] for x in settings.values()}
+    if others:
+        test.say(f"{path}: has rounds of another version of the core, {', '.join(others)}")
     if jobs:
-        test.say(f"{path}: {len(jobs)} rounds to run")
-        load_mnist()  # here, as forked workers then have it
-        run = run or test.run_in_workers
-        test.keep(run(function, jobs, workers), len(jobs), results, path)
+        test.say(f"{path}: {len(jobs)} rounds to train")
+        lines = test.run_in_workers(run, jobs, workers) if workers else (run(job) for job in jobs)
+        test.keep(lines, path, len(jobs))

@@ -1,4 +1,4 @@
-"""Error against the seconds of one core: report/results/frontier.json.
+"""Error against the seconds of one core: report/results/frontier.jsonl.
 
 All rows of test.py's table, and the net of `posterior` trained for less and for more, on the pairs
 and under the seeds of report.search: errors are on validation pairs. One process runs them one
@@ -12,8 +12,9 @@ import torch
 import test
 from models import Model, posterior
 from report import search
-from report.files import good
+from report.files import PAIRS, good
 from report.nets import MEMBERS, Ensemble, ensemble
+from train import train_round
 
 TRAININGS = 8
 ENSEMBLE = f"posterior, ensemble of {MEMBERS}"
@@ -32,30 +33,30 @@ def frontier():
     return rows
 
 
-def train_ensemble(name, row, seed, nb_pairs, device):
+def train_ensemble(job):
     """Its members train on the same pairs, each from weights and in batches of its own."""
-    sets, members, seconds = search.draw(nb_pairs, torch.Generator().manual_seed(seed)), [], 0
+    settings, row, seed = job
+    sets = search.draw(PAIRS, torch.Generator().manual_seed(seed))
+    members, seconds = [], 0
     for member in range(MEMBERS):
-        (outcome,) = test.run_rounds(
-            name,
-            row | dict(model=posterior),
-            [seed + member * search.FIRST_SEED],
-            nb_pairs,
-            device,
-            look=lambda model, sets: members.append(model) or {},
-            draw=lambda nb, generator: sets,
+        model, _, outcome = train_round(
+            seed=seed + member * search.FIRST_SEED,
+            draw=lambda generator: sets,
+            **row | dict(model=posterior),
         )
+        members.append(model)
         seconds += outcome["seconds"]
     together = Model(Ensemble([model.net for model in members]), members[0].head)
     found = search.judge(together, sets[6:])
-    error = found.get("validation_error")  # test.keep tells it as a test error
-    return {"test_error": error, "seconds": seconds, "diverged": error is None, **found}
+    parameters = sum(p.numel() for p in together.parameters())
+    outcome = {"parameters": parameters, "seconds": seconds, "diverged": not found}
+    errors = {"test_error": [found.get("validation_error")]}  # test.keep tells it as one
+    return settings | {"seed": seed} | outcome | errors | found
 
 
-def measure(name, row, seeds, nb_pairs, device, folder=None):
-    if row["model"] is ensemble:
-        return [train_ensemble(name, row, seed, nb_pairs, device) for seed in seeds]
-    return search.validate(name, row, seeds, nb_pairs, device, folder)
+def measure(job):
+    _, row, _ = job
+    return train_ensemble(job) if row["model"] is ensemble else search.validate(job)
 
 
 def point(entry):

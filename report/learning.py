@@ -1,9 +1,9 @@
 """Data or model? Errors by the number of training pairs, and by nets that saw all of MNIST's.
 
 The rows are the table's, 25 epochs each; round r trains on pairs of seed r and is judged on all
-10,000 test images, 5000 pairs. Those of 1000 pairs are not among them: main.json has them, judged
+10,000 test images, 5000 pairs. Those of 1000 pairs are not among them: main.jsonl has them, judged
 on 1000 test pairs. The last has all 60,000 training digits: it also judges the 1000 test pairs of
-each round of main.json, so as to tell which of its errors more such data would not mend.
+each round of main.jsonl, so as to tell which of its errors more such data would not mend.
 """
 
 import statistics
@@ -14,13 +14,13 @@ import torch
 import test
 from data import draw_pairs, generate_pair_sets, load_mnist
 from models import closed_form
-from report.files import PAIRS, good
+from report.files import PAIRS, good, train_and_look
 from report.measures import answers, look, sharpness
 from train import mistakes
 
 TRAININGS = {250: 10, 500: 10, 2000: 6, 4000: 4, 8000: 3, 16000: 2}  # by pairs to train on
 ALL, TEACHERS = 30_000, 2  # pairs, which are all training images; trainings
-ROUNDS = 20  # of main.json
+ROUNDS = 20  # of main.jsonl
 MODELS = "siamese_al", "posterior"
 
 
@@ -41,8 +41,12 @@ def learning():
     return rows
 
 
-def trainings(rounds):
-    return {name: min(rounds, TRAININGS.get(size(name), TEACHERS)) for name in learning()}
+def by_pairs(rounds):
+    """The rows by their number of pairs: pairs, rows, and how many trainings each has."""
+    rows = learning()
+    for pairs, trainings in (TRAININGS | {ALL: TEACHERS}).items():
+        own = {name: row for name, row in rows.items() if size(name) == pairs}
+        yield pairs, own, min(rounds, trainings)
 
 
 def size(name):
@@ -76,11 +80,10 @@ def judge(pairs, model, sets):
     return found
 
 
-def measure(name, row, seeds, nb_pairs, device, folder=None):
-    """test.run_rounds on as many pairs as the row's name says, with what `judge` says."""
-    pairs = size(name)
-    draws, looks = partial(draw, pairs), partial(judge, pairs)
-    return test.run_rounds(name, row, seeds, nb_pairs, device, folder, looks, draws)
+def measure(job):
+    """A round on as many pairs as its settings say, with what `judge` says of its model."""
+    pairs = job[0]["pairs"]
+    return train_and_look(job, partial(draw, pairs, PAIRS), partial(judge, pairs))
 
 
 def curve(main, entries, name, measure):

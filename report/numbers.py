@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from scipy.stats import t
 
+import test
 from report import benchmark, gains, learning, nets
 from report.experiments import (
     BATCH_SIZES,
@@ -24,7 +25,6 @@ from report.files import PAIRS, good, read
 from report.frontier import point
 from report.measures import PARTS, calibration_bins, expected_calibration_error
 from report.search import differences
-from test import percent
 
 REPORTED = json.loads((Path(__file__).parent / "reported.json").read_text())
 ROUNDS = 15  # of report 1's grids
@@ -33,6 +33,10 @@ FILES = (
     *("trunks", "techniques", "heads", "ablation"),  # with the same measures as those before
     *("learning", "search", "frontier", "benchmark"),
 )
+
+
+def percent(errors):
+    return test.percent(errors) if errors else "n/a"
 
 
 def signed(value, digits=2):
@@ -302,7 +306,8 @@ def like_for_like(main, grids, adaptive):
             rivals.append((0.01, adaptive.get(f"{name}, rate 0.01", {})))
         for rate, with_rule in rivals:
             texts = [f"{entry['parameters']:,}"]
-            reported, constant, rule = entry["reported"], entry, None
+            reported = test.EXPERIMENTS.get(name, {}).get("reported")
+            constant, rule = entry, None
             if name in REPORT_1:
                 if rate != row["learning_rate"]:
                     reported = 100 - 100 * REPORTED["rates"][f"{rate:g}"][REPORT_1.index(name)]
@@ -470,6 +475,7 @@ def numbers():
     files = {name: read(name) for name in FILES}
     main, grids, adaptive, protocol, batches = (files[name]["models"] for name in FILES[:5])
     budgets, variants, bench = (files[x] for x in ("frontier", "search", "benchmark"))
+    extras = benchmark.read_extras()
     entries = {}
     for name in FILES[:9]:
         entries |= files[name]["models"]
@@ -495,7 +501,7 @@ def numbers():
         "agreement": agreement(cells),
         "protocols": readings,
         "cells": [cell(*parts) for parts in CELLS],
-        "stepped": list(next(iter(bench.get("steps", [])), {})),
+        "stepped": list(next(iter(extras.get("steps", [])), {})),
         "other_rates": [
             [str(n), f"{x:g}", f"{100 * y:.2f}", *(f"{signed(a)} ± {b:.2f}" for a, b in pairs)]
             for n, x, y, pairs in rates
@@ -533,11 +539,14 @@ def numbers():
         "frontier": frontier_points(budgets["models"]),
         "quarter": quarter(budgets["models"]),
         "budget_trainings": str(budgets["environment"]["rounds"]),
-        "profile_round": list(profile_rows(bench.get("round", []))),
-        "steps": list(step_rows(bench.get("steps", []))),
+        "profile_round": list(profile_rows(extras.get("round", []))),
+        "steps": list(step_rows(extras.get("steps", []))),
         "speed": list(benchmark.rows(bench)),
-        "profile_step": {name: f"{value:.1f}" for name, value in bench["profile"].items()},
-        "origin": {key: bench.get(key, "n/a") for key in ("processor", "commit", "date")},
-        "memory": f"{sum(bench['memory']):.0f}",
-        "first_round": f"{statistics.median(bench['first_round']):.1f}",
+        "profile_step": {name: f"{value:.1f}" for name, value in extras["profile"].items()},
+        "origin": {
+            key: extras.get(key, "n/a")
+            for key in ("processor", "commit", "date", "python", "workers")
+        },
+        "memory": f"{sum(extras['memory']):.0f}",
+        "first_round": f"{statistics.median(extras['first_round']):.1f}",
     }

@@ -1,4 +1,4 @@
-"""How `posterior` and `posterior_2s` were chosen: report/results/search.json.
+"""How `posterior` and `posterior_2s` were chosen: report/results/search.jsonl.
 
 Every variant below is one of the two rows with one or a few changes. It trains on 1000 pairs, as in
 test.py, and is judged on 4000 other pairs of MNIST's training images: no test image is ever read.
@@ -6,11 +6,14 @@ The seeds are 1,000,000 and up, which no reported round uses, and the same for a
 their differences are paired. What was tried before, with drafts of this, is in exploration.txt.
 """
 
+from functools import partial
+
 import torch.nn.functional as F
 
 import test
 from data import distort, draw_pairs, load_mnist
 from models import closed_form
+from report.files import PAIRS, train_and_look
 from report.gains import gain
 from report.measures import answers
 from report.nets import deskewed, named, net
@@ -131,13 +134,13 @@ def draw(nb, generator):
     return [tensor[part] for part in parts for tensor in pairs]
 
 
-def validate(name, row, seeds, nb_pairs, device, folder=None):
-    """test.run_rounds on pairs of training images, with what `judge` says of each model."""
+def validate(job):
+    """A round on pairs of training images, with what `judge` says of its model."""
 
     def look(model, sets):
         return judge(model, sets[6:])
 
-    return test.run_rounds(name, row, seeds, nb_pairs, device, folder, look, draw)
+    return train_and_look(job, partial(draw, PAIRS), look)
 
 
 def differences(entries):

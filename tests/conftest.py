@@ -13,7 +13,7 @@ def one_thread():
 
 @pytest.fixture(scope="session", autouse=True)
 def temporary_folder(tmp_path_factory):
-    """Locks and drafts of all that runs here go where pytest clears up."""
+    """What is unpacked for all that runs here goes where pytest clears up."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
         patch.setattr("tempfile.tempdir", None)
@@ -22,7 +22,7 @@ def temporary_folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def signals_as_before():
-    """test.main leaves them ignored, as a process that ends."""
+    """test.main sets them."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     handlers = [signal.getsignal(number) for number in numbers]
     yield

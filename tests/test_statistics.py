@@ -11,29 +11,29 @@ from report import gains, numbers
 from test import percent, table
 
 
-def entry(errors, diverged=None, reported=17.0):
-    """A model's part of the results file; an error of None is an unfinished round."""
-    return {
-        "parameters": 71076,
-        "reported": reported,
-        "test_error": errors,
-        "best_test_error": [None if error is None else error / 2 for error in errors],
-        "seconds": [None if error is None else 2.0 for error in errors],
-        "diverged": diverged or [None if error is None else False for error in errors],
-    }
+def entry(errors, diverged=None):
+    """A row's rounds, as report.files.load has them; an error of None is an unfinished one."""
+    states = [None if error is None else False for error in errors]
+    return {"test_error": errors, "diverged": diverged or states}
 
 
-def words(entries):
-    """The words of each line of the table."""
-    results = {"environment": {"device": "cpu", "rounds": 4}, "models": entries}
-    return [line.split() for line in list(table(results))[3:]]
+def words(errors, diverged=(), rounds=4, reported="17.00"):
+    """The words of the table's line of a row: rounds with these errors, the n-th of seed n."""
+    found = {}
+    for seed, error in enumerate(errors):
+        line = {"test_error": [error and error / 2, error], "parameters": 71076, "seconds": 2.0}
+        found["siamese", seed] = line | {"diverged": seed in diverged}
+    settings = dict(torch="2", device="cpu", processor="AVX2", pairs=1000, code="abc")
+    lines = list(table({"siamese": settings}, range(rounds), found, {"siamese": reported}))
+    assert lines[0] == "torch 2, cpu (AVX2), 1000 pairs, code abc" and len(lines) == 4
+    return " ".join(lines[3].split())
 
 
 def test_mean_and_deviation_by_hand():
     """Errors of 1, 2 and 6 percent: mean 3, squared deviations 4 + 1 + 9, over n - 1 = 2, root."""
     assert percent([0.01, 0.02, 0.06]) == "3.00 ± 2.65"
-    assert percent([0.123]) == "12.30 ± n/a"
-    assert percent([]) == "n/a"
+    assert percent([0.123]) == "12.30"
+    assert numbers.percent([]) == "n/a"
 
 
 def test_gain_by_hand():
@@ -109,27 +109,18 @@ def test_spread_rise_and_worst_round_by_hand():
 
 
 def test_a_row_of_the_table():
-    (row,) = words({"siamese": entry([0.01, 0.02, 0.06])})
-    assert " ".join(row) == "siamese 71,076 3.00 ± 2.65 1.50 ± 1.32 17.00 2.00"
-    (row,) = words({"own": entry([0.1], reported=None)})  # no report has a figure for it
-    assert " ".join(row) == "own 71,076 10.00 ± n/a 5.00 ± n/a 2.00"
-
-
-def test_unfinished_rounds_are_left_out_and_said():
-    (row,) = words({"siamese": entry([0.01, None, 0.02, 0.06, None])})
-    assert " ".join(row) == (
-        "siamese 71,076 3.00 ± 2.65 1.50 ± 1.32 17.00 2.00 2 of 5 rounds missing"
+    assert words([0.01, 0.02, 0.06], rounds=3) == (
+        "siamese 71,076 3.00 ± 2.65 1.50 ± 1.32 17.00 2.00"
     )
-    (row,) = words({"siamese": entry([None])})
-    assert " ".join(row) == "siamese 71,076 n/a n/a 17.00 n/a 1 of 1 rounds missing"
-    (row,) = words({"siamese": {"parameters": 71076, "reported": 17.0}})  # of a run just begun
-    assert " ".join(row) == "siamese 71,076 n/a n/a 17.00 n/a 4 of 4 rounds missing"
+    assert words([0.1], rounds=1, reported="") == "siamese 71,076 10.00 5.00 2.00"
 
 
-def test_diverged_rounds_are_left_out_and_said():
-    errors = [0.01, 0.55, 0.02, 0.06, None]
-    (row,) = words({"siamese": entry(errors, [False, True, False, False, None])})
-    assert " ".join(row) == (
-        "siamese 71,076 3.00 ± 2.65 1.50 ± 1.32 17.00 2.00 "
-        "1 of 5 rounds diverged 1 of 5 rounds missing"
+def test_what_is_missing_or_diverged_is_left_out_and_said():
+    assert words([0.01, 0.02, 0.06]) == (
+        "siamese 71,076 3.00 ± 2.65 1.50 ± 1.32 17.00 2.00 of 4 rounds 0 diverged, 1 missing"
     )
+    assert words([0.01, None, 0.02, 0.06], diverged=[1]) == (
+        "siamese 71,076 3.00 ± 2.65 1.50 ± 1.32 17.00 2.00 of 4 rounds 1 diverged, 0 missing"
+    )
+    assert words([]) == "siamese of 4 rounds 0 diverged, 4 missing"
+    assert words([None], diverged=[0], rounds=1) == "siamese of 1 rounds 1 diverged, 0 missing"

@@ -7,6 +7,7 @@ from itertools import chain
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import data
@@ -15,7 +16,6 @@ from data import generate_pair_sets
 from models import (
     Model,
     Shared,
-    baseline,
     lenet_digit,
     lenet_head,
     likeliest,
@@ -24,7 +24,7 @@ from models import (
     trunk,
 )
 from test import EXPERIMENTS
-from train import Stack, mistakes, total_loss, train
+from train import mistakes, total_loss, train
 
 SGD = dict(optimizer="SGD", learning_rate=0.5, batch_size=2, epochs=1)
 
@@ -59,39 +59,27 @@ def run(model, train_set, test_set=None, seed=0, **changes):
 
 
 def test_losses_by_hand():
-    """Log-odds 0 cost log 2; ten equal scores cost log 10 a digit. As a stack of two rounds, whose
-    second has other log-odds, each has its own mean."""
-    comparison, digits = torch.zeros(4, 2, requires_grad=True), torch.zeros(4, 2, 2, 10)
-    offset = torch.tensor([0.0, 100.0])
-    target = torch.tensor([[0, 0], [1, 1], [1, 1], [0, 0]])
-    classes = torch.tensor([0, 9]).expand(4, 2, 2)
+    """Log-odds 0 cost log 2; ten equal scores cost log 10 a digit."""
+    comparison, digits = torch.zeros(4, requires_grad=True), torch.zeros(4, 2, 10)
+    target, classes = torch.tensor([0, 1, 1, 0]), torch.tensor([0, 9]).expand(4, 2)
 
     def loss(*weights):
-        return total_loss(comparison + offset, digits, target, classes, *weights).tolist()
+        return total_loss(comparison, digits, target, classes, *weights).item()
 
-    assert loss(1, 0) == pytest.approx([math.log(2), 50])
-    assert loss(0, 1) == pytest.approx([2 * math.log(10)] * 2)
-    assert loss(0.5, 3)[0] == pytest.approx(0.5 * math.log(2) + 6 * math.log(10))
-    one = (comparison[:, 0], digits[:, 0], target[:, 0], classes[:, 0])
-    assert total_loss(*one, 0.5, 3).item() == pytest.approx(0.5 * math.log(2) + 6 * math.log(10))
+    assert loss(1, 0) == pytest.approx(math.log(2))
+    assert loss(0, 1) == pytest.approx(2 * math.log(10))
+    assert loss(0.5, 3) == pytest.approx(0.5 * math.log(2) + 6 * math.log(10))
 
 
 def test_each_digit_has_its_own_loss():
-    """The first digit's scores against the first class, the second's against the second."""
+    """The first digit's scores against the first class, the second's against the second. Smoothed,
+    a tenth of the label is spread over ten digits: nine of them, a hundredth each, cost 100."""
     digits = torch.zeros(1, 2, 10)
     digits[0, 0, 3], digits[0, 1, 8] = 100.0, 100.0
-    comparison = target = torch.zeros(1)
-    right = total_loss(comparison, digits, target, torch.tensor([[3, 8]]), 0, 1)
-    swapped = total_loss(comparison, digits, target, torch.tensor([[8, 3]]), 0, 1)
-    assert right.item() == pytest.approx(0) and swapped.item() == pytest.approx(200)
-
-
-def test_label_smoothing_by_hand():
-    """A tenth of the label spread over ten digits: nine of them, a hundredth each, cost 100."""
-    digits = torch.zeros(1, 2, 10)
-    digits[0, :, 3] = 100.0
-    loss = total_loss(torch.zeros(1), digits, torch.zeros(1), torch.tensor([[3, 3]]), 0, 1, 0.1)
-    assert loss.item() == pytest.approx(2 * 9 * 0.01 * 100)
+    for classes, smoothing, expected in (([3, 8], 0, 0), ([8, 3], 0, 200), ([3, 8], 0.1, 18)):
+        zero, classes = torch.zeros(1), torch.tensor([classes])
+        loss = total_loss(zero, digits, zero, classes, 0, 1, smoothing)
+        assert loss.item() == pytest.approx(expected)
 
 
 def test_mistakes():
@@ -119,28 +107,13 @@ def test_an_sgd_step_by_hand():
     }
 
 
-def test_an_adam_step_by_hand():
-    """Adam's first step is the learning rate, whatever the gradient's size."""
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_two_sgd_steps_by_hand(momentum):
+    """The second step is its own gradient, not the sum of both, and the momentum of the first."""
     model = Mean()
-    run(model, numbered(2), optimizer="Adam", learning_rate=0.01)
-    assert model.weight.item() == pytest.approx(0.01)
-
-
-def test_two_sgd_steps_by_hand():
-    """The second step's gradient is its own, not the sum of both."""
-    model = Mean()
-    run(model, numbered(1), epochs=2)
+    run(model, numbered(1), epochs=2, momentum=momentum)
     w = 0.25
-    w += 0.5 * (1 - 1 / (1 + math.exp(-w)))
-    assert model.weight.item() == pytest.approx(w)
-
-
-def test_momentum_by_hand():
-    """The second step is its own gradient and 0.9 of the first."""
-    model = Mean()
-    run(model, numbered(1), epochs=2, momentum=0.9)
-    w = 0.25
-    w += 0.5 * (1 - 1 / (1 + math.exp(-w))) + 0.9 * 0.25
+    w += 0.5 * (1 - 1 / (1 + math.exp(-w))) + momentum * 0.25
     assert model.weight.item() == pytest.approx(w)
 
 
@@ -155,25 +128,6 @@ def test_weight_decay_by_hand(optimizer):
 
 
 # Learning rates
-
-
-def test_the_adaptive_rule_by_hand():
-    """One pair of mean 1 and target 1, plain steps: w, its loss and the rule that halves the rate
-    where the loss fell by less than 3%, worked along, down to the floor, which is not crossed."""
-    model = Mean()
-    settings = dict(epochs=60, schedule="adaptive", learning_rate=0.08, lowest_rate=0.03)
-    history = run(model, numbered(1), **settings)
-    w, rate, previous, rates = 0.0, 0.08, math.inf, []
-    for _ in range(60):
-        rates.append(rate)
-        loss = math.log(1 + math.exp(-w))
-        w += rate * (1 - 1 / (1 + math.exp(-w)))
-        if loss > 0.97 * previous:
-            rate = max(rate / 2, 0.03)
-        previous = loss
-    assert history["learning_rate"] == pytest.approx(rates)
-    assert model.weight.item() == pytest.approx(w, rel=1e-5)
-    assert rates[:2] == [0.08, 0.08] and set(rates) == {0.08, 0.04, 0.03}
 
 
 @pytest.mark.parametrize(
@@ -196,9 +150,7 @@ def test_the_adaptive_rule_where_the_loss_stays(learning_rate, lowest_rate, expe
     assert constant["learning_rate"] == [learning_rate] * 4
 
 
-@pytest.mark.parametrize(
-    ("percent", "halved"), [(2.0, True), (2.9, True), (3.1, False), (4.0, False)]
-)
+@pytest.mark.parametrize("percent, halved", [(2, True), (2.9, True), (3.1, False), (4, False)])
 def test_the_adaptive_rule_halves_below_three_percent(percent, halved):
     """One plain step from log-odds 0, whose rate is such that the loss log 2 falls by `percent`."""
     w = -math.log(2 ** (1 - percent / 100) - 1)
@@ -208,53 +160,10 @@ def test_the_adaptive_rule_halves_below_three_percent(percent, halved):
     assert history["learning_rate"][2] == pytest.approx(w if halved else 2 * w)
 
 
-def test_the_one_cycle_schedule_by_hand():
-    """51 plain steps of one pair: by half a cosine from a 25th of the rate up to it, which is
-    reached at 30% of the steps, and by another one down to next to nothing (Smith, 2018)."""
-    model = Mean()
-    history = run(model, numbered(1), epochs=51, schedule="one-cycle")
-    w, top = 0.0, 0.3 * 51 - 1
-    for n in range(51):
-        if n <= top:
-            rate = 0.02 + 0.48 * (1 - math.cos(math.pi * n / top)) / 2
-        else:
-            rate = 0.5 * (1 + math.cos(math.pi * (n - top) / (50 - top))) / 2
-        assert history["learning_rate"][n] == pytest.approx(rate, abs=1e-5)
-        w += rate * (1 - 1 / (1 + math.exp(-w)))
-    assert model.weight.item() == pytest.approx(w, rel=1e-4)
-
-
-def test_the_one_cycle_schedule_ends_with_the_last_step():
+def test_the_one_cycle_schedule_ends_with_the_last_step(monkeypatch):
     """Three epochs of 20, 20 and, without copies, 10 pairs in batches of 3 are 7 + 7 + 4 steps: a
     rate that the epochs start with is that of steps 0, 7 and 14 of 18. Adam's beta1 stays."""
-    seen = []
-
-    def spy(input, generator):
-        return input.clone()
-
-    class Spy(Mean):
-        def forward(self, pairs):
-            if self.training:
-                seen.append(len(pairs))
-            return super().forward(pairs)
-
-    settings = dict(schedule="one-cycle", batch_size=3, epochs=3, copies=2, distort=spy)
-    history = run(Spy(), numbered(10), optimizer="Adam", **settings)
-    assert seen == [3] * 6 + [2] + [3] * 6 + [2] + [3, 3, 3, 1]
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 0.5, total_steps=18, cycle_momentum=False
-    )
-    rates = []
-    for _ in range(18):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        cycle.step()
-    assert history["learning_rate"] == [rates[0], rates[7], rates[14]]
-
-
-def test_one_cycle_leaves_adams_momentum_alone(monkeypatch):
-    betas = []
+    betas, rates, model = [], [], Mean()
 
     class Spy(torch.optim.Adam):
         def step(self):
@@ -262,8 +171,18 @@ def test_one_cycle_leaves_adams_momentum_alone(monkeypatch):
             return super().step()
 
     monkeypatch.setattr(torch.optim, "Adam", Spy)
-    run(Mean(), numbered(10), optimizer="Adam", schedule="one-cycle", epochs=3)
+    settings = dict(schedule="one-cycle", batch_size=3, epochs=3, copies=2)
+    same = dict(optimizer="Adam", distort=lambda input, generator: input.clone())
+    history = run(model, numbered(10), **settings, **same)
+    assert [*map(len, model.seen[True])] == [3] * 6 + [2] + [3] * 6 + [2] + [3, 3, 3, 1]
     assert set(betas) == {(0.9, 0.999)}
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.5, 18, cycle_momentum=False)
+    for _ in range(18):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        cycle.step()
+    assert history["learning_rate"] == [rates[0], rates[7], rates[14]]
 
 
 # Batches, augmentation, evaluation
@@ -277,15 +196,6 @@ def test_every_pair_once_an_epoch_in_new_order():
     first, second = list(chain(*batches[:3])), list(chain(*batches[3:]))
     assert sorted(first) == sorted(second) == list(range(1, 101))
     assert first != second and first != sorted(first)
-
-
-def test_a_seed_gives_the_same_training_and_another_seed_another():
-    trainings = []
-    for seed in (0, 1, 0):
-        model = Mean()
-        run(model, numbered(10), seed=seed)
-        trainings.append(model.seen[True])
-    assert trainings[0] == trainings[2] != trainings[1]
 
 
 class Centre(nn.Module):
@@ -341,38 +251,32 @@ def test_the_loss_of_an_uneven_last_batch_counts_by_its_pairs():
 
 
 def test_the_error_is_of_the_test_set_in_evaluation_mode():
+    """w is positive, so the pairs that are labelled 0 are wrong; many pairs are tested in parts."""
     model = Mean()
     history = run(model, numbered(4), numbered(3, torch.tensor([1, 1, 0])), epochs=3)
     assert model.seen[False] == [[1, 2, 3]] * 3 and not model.training
     assert history["test_error"] == [1 / 3] * 3
-
-
-def test_an_error_of_many_pairs_is_exact():
-    """Tested in parts: w is positive, so the 77 of 333 pairs that are labelled 0 are wrong."""
-    target = (torch.arange(333) >= 77).long()
-    history = run(Mean(), numbered(4), numbered(333, target))
+    history = run(Mean(), numbered(4), numbered(333, (torch.arange(333) >= 77).long()))
     assert history["test_error"] == [77 / 333]
 
 
 def test_a_model_may_change_its_input_in_place():
     """As x /= 255 does: the error after each epoch is of the pairs as they are."""
 
-    class InPlace(Model):
+    class Scaled(Model):
         def forward(self, pairs):
-            pairs /= 255
-            return super().forward(pairs)
-
-    class Copied(Model):
-        def forward(self, pairs):
+            if self.in_place:
+                pairs /= 255
+                return super().forward(pairs)
             return super().forward(pairs / 255)
 
     sets = generate_pair_sets(100, torch.Generator().manual_seed(0))
     histories, before = [], [tensor.clone() for tensor in sets]
-    for kind in (InPlace, Copied):
+    for in_place in (True, False):
         torch.manual_seed(0)
-        model = kind(Shared(lenet_digit()), lenet_head())
-        generator = torch.Generator().manual_seed(0)
-        histories.append(train(model, sets[:3], sets[3:], generator, digit_weight=1, epochs=3))
+        model = Scaled(Shared(lenet_digit()), lenet_head())
+        model.in_place = in_place
+        histories.append(train(model, sets[:3], sets[3:], digit_weight=1, epochs=3))
     assert histories[0] == histories[1]
     assert all(torch.equal(*pair) for pair in zip(sets, before))
 
@@ -409,26 +313,19 @@ def test_what_diverges_is_not_a_number():
 
 
 def test_frozen_parameters_stay():
-    """Alone and in a stack, also where an earlier training left a gradient; the others train."""
-    for stacked in (False, True):
-        models = [siamese().double() for _ in range(2)]
-        for model in models:
-            model.net[0][0].requires_grad_(False)
-            for parameter in model.parameters():
-                parameter.grad = torch.ones_like(parameter)
-        before = copy.deepcopy([model.state_dict() for model in models])
-        sets = [stacked_pairs(seed) for seed in range(2)]
-        settings = dict(epochs=1, batch_size=10, weight_decay=0.1)
-        if stacked:
-            together = [torch.stack(tensors, dim=1) for tensors in zip(*sets)]
-            generators = [torch.Generator(), torch.Generator()]
-            train(Stack(models), together[:3], together[3:], generators, **settings)
-        else:
-            for model, pairs in zip(models, sets):
-                train(model, pairs[:3], pairs[3:], **settings)
-        for model, old in zip(models, before):
-            assert torch.equal(model.net[0][0][0].weight, old["net.0.0.0.weight"])
-            assert not torch.equal(model.net[0][2].weight, old["net.0.2.weight"])
+    """Also where an earlier training left a gradient; the others train. What no loss reaches stays,
+    too: here a comparison that is not trained."""
+    model = siamese()
+    model.net[0][0].requires_grad_(False)
+    for parameter in model.net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = copy.deepcopy(model.state_dict())
+    sets = generate_pair_sets(100, torch.Generator().manual_seed(0))
+    settings = dict(comparison_weight=0, digit_weight=1, weight_decay=0.1, epochs=1, batch_size=10)
+    train(model, sets[:3], sets[3:], **settings)
+    assert torch.equal(model.net[0][0][0].weight, before["net.0.0.0.weight"])
+    assert not torch.equal(model.net[0][2].weight, before["net.0.2.weight"])
+    assert torch.equal(model.head.weight, before["head.weight"])
 
 
 # From a prompt
@@ -442,48 +339,28 @@ def test_it_is_pleasant_from_a_prompt(pair_sets):
         torch.manual_seed(1)
         histories.append(train(sub_lenet5_ws(), train_set, test_set, epochs=1))
     assert histories[0] == histories[1]
-    parameters = inspect.signature(train).parameters.values()
-    assert [p.name for p in parameters if p.default is p.empty] == [
-        "model",
-        "train_set",
-        "test_set",
-    ]
+    required = [p for p in inspect.signature(train).parameters.values() if p.default is p.empty]
+    assert [p.name for p in required] == ["model", "train_set", "test_set"]
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        (dict(optimizer="Adamm"), "optimizer is 'Adamm', it must be Adam, AdamW or SGD"),
-        (dict(optimizer=torch.optim.SGD), "it must be Adam, AdamW or SGD"),
-        (dict(optimizer="RMSprop"), "it must be Adam, AdamW or SGD"),
-        (dict(copies=1, epochs=2, distort=lambda input, generator: input[:2]), "shape"),
-        (
-            dict(copies=1, epochs=2, distort=lambda input, generator: input.repeat(2, 1, 1, 1)),
-            "shape",
-        ),
-        (dict(learning_rate="0.01"), "concatenate"),
+        (dict(optimizer="Adamm"), "has no attribute 'Adamm'"),
+        (dict(copies=1, epochs=2, distort=lambda input, generator: input[:2]), "out of bounds"),
+        (dict(learning_rate="fast"), "could not convert"),
         (dict(optimizer="Adam", momentum=0.9), "momentum"),
         (dict(learning_rate=-0.01), "Invalid learning rate: -0.01"),
         (dict(weight_decay=-1), "Invalid weight_decay value: -1"),
-        (dict(momentum=-1), "not below 0"),
+        (dict(momentum=-1), "Invalid momentum value: -1"),
         (dict(schedule="yes"), "schedule is 'yes', it must be constant, adaptive or one-cycle"),
-        (dict(schedule=1), "schedule is 1"),
-        (dict(batch_size=0), "batch_size is 0, it must be a whole number above 0"),
-        (dict(batch_size=50.0), "batch_size is 50.0"),
-        (dict(epochs=2.5), "epochs is 2.5"),
-        (dict(epochs=True), "epochs is True"),
-        (dict(epochs="3"), "epochs is '3'"),
-        (dict(comparison_weight=0), "one of the weights above it"),
-        (dict(comparison_weight=-1), "not below 0"),
-        (dict(digit_weight=math.nan), "must be finite"),
-        (dict(digit_weight=1, label_smoothing=-0.1), "not below 0"),
-        (dict(rotation=math.nan), "must be finite"),
-        (dict(lowest_rate=math.nan, schedule="adaptive"), "must be finite"),
-        (dict(lowest_rate="1e-4"), "not supported between"),
+        (dict(batch_size=0), "split_size can only be 0"),
+        (dict(epochs=2.5), "'float' object"),
+        (dict(epochs=0), "epochs is below 1"),
+        (dict(epochs="3"), "not supported between"),
+        (dict(comparison_weight=0), "both losses' weights are 0"),
         (dict(digit_weight=1, label_smoothing=1.5), "label_smoothing"),
         (dict(learning_rat=0.1), "learning_rat"),
-        (dict(epochs=2, copies=1.5), "float"),
-        (dict(epochs=2, copies=-1), "non-empty"),
     ],
 )
 def test_nonsense_is_refused(changes, says):
@@ -491,21 +368,14 @@ def test_nonsense_is_refused(changes, says):
         run(Mean(), numbered(4), **changes)
 
 
-class Wrong(nn.Module):
-    """A model whose outputs have given shapes."""
-
-    def __init__(self, *shapes):
-        super().__init__()
-        self.weight, self.shapes = nn.Parameter(torch.zeros(())), shapes
-
-    def forward(self, pairs):
-        return tuple(torch.zeros(len(pairs), *shape) + self.weight for shape in self.shapes)
-
-
 @pytest.mark.parametrize("shapes", [((1,), (2, 10)), ((), (20,)), ((), (2, 9)), ((2,), (2, 10))])
 def test_outputs_that_do_not_fit_are_refused(shapes):
+    class Wrong(Mean):
+        def forward(self, pairs):
+            return tuple(torch.zeros(len(pairs), *shape) + self.weight for shape in shapes)
+
     with pytest.raises(ValueError, match=r"must return \[N\] and \[N, 2, 10\]"):
-        run(Wrong(*shapes), numbered(4))
+        run(Wrong(), numbered(4))
 
 
 def test_a_comparison_that_cannot_learn_is_refused():
@@ -523,14 +393,7 @@ def test_a_learning_rate_that_is_a_tensor_stays_as_it_is():
     assert history == run(Mean(), numbered(4), learning_rate=rate, schedule="one-cycle", epochs=3)
 
 
-def test_a_model_with_rounds_of_its_own_is_no_stack():
-    model = Mean()
-    model.rounds = 3
-    run(model, numbered(4))
-    assert model.weight.item() != 0
-
-
-# The textbook loop, and stacks
+# The textbook loop
 
 
 def textbook(model, pairs, generator, arguments):
@@ -540,23 +403,24 @@ def textbook(model, pairs, generator, arguments):
     (input, target, classes), test = pairs[:3], pairs[3:]
     if settings["rotation"]:
         turned = data.warp(input, generator, settings["rotation"])
-        input, target = torch.cat([input, turned]), torch.cat([target, target])
-        classes = torch.cat([classes, classes])
+        input, target, classes = (
+            torch.cat(both) for both in ((input, turned), (target, target), (classes, classes))
+        )
     optimizer = torch.optim.Adam(model.parameters(), lr=settings["learning_rate"])
+    (group,) = optimizer.param_groups
     history = {"loss": [], "train_error": [], "test_error": [], "learning_rate": []}
     for _ in range(settings["epochs"]):
         model.train()
         total, wrong = 0.0, 0
-        history["learning_rate"].append(optimizer.param_groups[0]["lr"])
+        history["learning_rate"].append(group["lr"])
         for batch in torch.randperm(len(input), generator=generator).split(settings["batch_size"]):
             comparison, digits = model(input[batch])
             loss = 0
             if weight := settings["comparison_weight"]:
                 labels = target[batch].double()
-                main = nn.functional.binary_cross_entropy_with_logits(comparison, labels)
-                loss += weight * main
+                loss += weight * F.binary_cross_entropy_with_logits(comparison, labels)
             for n in range(2 if settings["digit_weight"] else 0):
-                auxiliary = nn.functional.cross_entropy(digits[:, n], classes[batch, n])
+                auxiliary = F.cross_entropy(digits[:, n], classes[batch, n])
                 loss += settings["digit_weight"] * auxiliary
             optimizer.zero_grad()
             loss.backward()
@@ -568,103 +432,34 @@ def textbook(model, pairs, generator, arguments):
         model.eval()
         errors = (model(test[0])[0] > 0) != test[1].bool()
         history["test_error"].append(errors.double().mean().item())
-        losses = history["loss"]
-        if (
-            settings["schedule"] == "adaptive"
-            and len(losses) > 1
-            and losses[-1] > 0.97 * losses[-2]
-        ):
-            optimizer.param_groups[0]["lr"] = max(optimizer.param_groups[0]["lr"] / 2, 1e-4)
+        last = history["loss"][-2:]
+        if settings["schedule"] == "adaptive" and len(last) > 1 and last[1] > 0.97 * last[0]:
+            group["lr"] = max(group["lr"] / 2, 1e-4)
     return history
 
 
-def stacked_pairs(seed, nb=100):
-    """Six tensors of pairs in float64."""
-    sets = generate_pair_sets(nb, torch.Generator().manual_seed(seed))
-    return [tensor.double() if tensor.is_floating_point() else tensor for tensor in sets]
-
-
-@pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("key", [key for key in EXPERIMENTS if "copies" not in EXPERIMENTS[key]])
-def test_training_is_the_textbook_loop_alone_and_together(key):
-    """Three rounds of each of the reports' rows, in float64, in a plain loop, by train one by one,
-    and as one stack: the same losses, errors, and each round's own learning rate. In report 1's
-    rows one round has only black images to learn from (batch norm would divide by their variance,
-    0): its rate falls sooner."""
-    row = EXPERIMENTS[key]
-    arguments = {name: row[name] for name in row if name not in ("model", "reported")}
+def test_training_is_the_textbook_loop(key):
+    """Each of the reports' rows, in float64: the same losses, errors and learning rates."""
+    arguments = {
+        name: x for name, x in EXPERIMENTS[key].items() if name not in ("model", "reported")
+    }
     arguments |= dict(epochs=4, batch_size=30)
     if key == "sub_lenet5_ws":  # starts at the floor
         arguments["learning_rate"] = 0.01
-    pairs, models = [stacked_pairs(seed) for seed in range(3)], []
-    if key.startswith("sub_lenet5"):
-        pairs[2][0] = pairs[2][0] * 0
-    for seed in range(3):
-        torch.manual_seed(seed)
-        models.append(row["model"]().double())
-    plain, alone, stacked = (copy.deepcopy(models) for _ in range(3))
-
-    def generators():
-        return [torch.Generator().manual_seed(seed) for seed in range(3)]
-
-    sets = [torch.stack(tensors, dim=1) for tensors in zip(*pairs)]
-    together = train(Stack(stacked), sets[:3], sets[3:], generators(), **arguments)
-    for r, generator in enumerate(generators()):
-        expected = textbook(plain[r], pairs[r], generator, arguments)
-        generator.manual_seed(r)
-        by_itself = train(alone[r], pairs[r][:3], pairs[r][3:], generator, **arguments)
-        of_stack = {name: [epoch[r] for epoch in values] for name, values in together.items()}
-        for history in (by_itself, of_stack):
-            for name, values in expected.items():
-                one_pair = 0.011 if "error" in name else 0
-                assert history[name] == pytest.approx(values, rel=1e-5, abs=one_pair)
-            assert history["loss"][0] == pytest.approx(expected["loss"][0], rel=1e-12)
-        # not the weights themselves: a bias before batch norm has no effect, so Adam moves it by
-        # rounding errors
-        for model in (alone[r], stacked[r]):
-            assert not model.training
-            trained, wanted = (m.eval()(pairs[r][3])[1] for m in (model, plain[r]))
-            assert (trained - wanted).abs().mean() < 0.01 * wanted.abs().mean()
-    if key in ("sub_lenet5_ws", "sub_lenet5_ws_al"):
-        rates = list(zip(*together["learning_rate"]))
-        assert rates[2] != rates[0]
-
-
-@pytest.mark.filterwarnings("ignore:There is a performance drop")
-@pytest.mark.parametrize("optimizer", ["SGD", "Adam", "AdamW"])
-def test_a_stack_takes_every_optimizer_schedule_and_augmentation(optimizer):
-    """To the last digits for the first steps, in which rounding has not grown yet."""
-    settings = dict(optimizer=optimizer, learning_rate=0.001, epochs=2, batch_size=50, copies=2)
-    settings |= dict(schedule="one-cycle", weight_decay=0.1, digit_weight=1, label_smoothing=0.1)
-    settings |= dict(momentum=0.9) if optimizer == "SGD" else {}
-    pairs, models = [stacked_pairs(seed) for seed in range(2)], [baseline().double() for _ in "ab"]
-    alone = copy.deepcopy(models)
-    sets = [torch.stack(tensors, dim=1) for tensors in zip(*pairs)]
-    generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
-    together = train(Stack(models), sets[:3], sets[3:], generators, **settings)
-    for r in range(2):
-        generator = torch.Generator().manual_seed(r)
-        expected = train(alone[r], pairs[r][:3], pairs[r][3:], generator, **settings)
-        for name, values in expected.items():
-            assert [epoch[r] for epoch in together[name]] == pytest.approx(values, rel=1e-9)
-        for ours, theirs in zip(models[r].buffers(), alone[r].buffers()):
-            torch.testing.assert_close(ours, theirs)
-
-
-@pytest.mark.filterwarnings("ignore:There is a performance drop")
-def test_what_no_loss_reaches_stays_in_a_stack_as_alone():
-    """Of a model whose comparison is not trained, weight decay leaves the comparison alone."""
-    settings = dict(comparison_weight=0, digit_weight=1, weight_decay=0.1, epochs=1, batch_size=50)
-    pairs, models = [stacked_pairs(seed) for seed in range(2)], [siamese().double() for _ in "ab"]
-    before = [model.head.weight.clone() for model in models]
-    sets = [torch.stack(tensors, dim=1) for tensors in zip(*pairs)]
-    train(Stack(models), sets[:3], sets[3:], [torch.Generator(), torch.Generator()], **settings)
-    assert all(torch.equal(model.head.weight, old) for model, old in zip(models, before))
-    train(models[0], pairs[0][:3], pairs[0][3:], **settings)
-    assert torch.equal(models[0].head.weight, before[0])
-
-
-def test_a_stack_has_the_shapes_of_its_rounds():
-    models = [sub_lenet5_ws().double() for _ in range(3)]
-    comparison, digits = Stack(models)(stacked_pairs(0, 15)[0].view(5, 3, 2, 14, 14))
-    assert comparison.shape == (5, 3) and digits.shape == (5, 3, 2, 10)
+    pairs = generate_pair_sets(100, torch.Generator().manual_seed(0))
+    pairs = [tensor.double() if tensor.is_floating_point() else tensor for tensor in pairs]
+    torch.manual_seed(0)
+    model = EXPERIMENTS[key]["model"]().double()
+    plain = copy.deepcopy(model)
+    history = train(model, pairs[:3], pairs[3:], torch.Generator().manual_seed(0), **arguments)
+    expected = textbook(plain, pairs, torch.Generator().manual_seed(0), arguments)
+    for name, values in expected.items():
+        one_pair = 0.011 if "error" in name else 0
+        assert history[name] == pytest.approx(values, rel=1e-5, abs=one_pair)
+    assert history["loss"][0] == pytest.approx(expected["loss"][0], rel=1e-12)
+    # not the weights themselves: a bias before batch norm has no effect, so Adam moves it by
+    # rounding errors
+    assert not model.training
+    trained, wanted = (m.eval()(pairs[3])[1] for m in (model, plain))
+    assert (trained - wanted).abs().mean() < 0.01 * wanted.abs().mean()

@@ -328,6 +328,10 @@ def read_extras():
     return json.loads(path.read_text()) if path.exists() else {}
 
 
+def write_extras(extras):
+    write(RESULTS / "benchmark.json", json.dumps(extras).encode() + b"\n")
+
+
 def complete_all():
     """Measure what benchmark.jsonl and .json lack. It is best done when nothing else runs."""
     complete("benchmark", benchmark(), REPEATS, compare)
@@ -337,14 +341,15 @@ def complete_all():
         extras |= origin()
         extras["first_round"] = [first_round() for _ in range(REPEATS)]
         extras["memory"] = memory()
+        write_extras(extras)
     if "steps" not in extras:
         names = [name for name in STEPPED if name in test.EXPERIMENTS]
         extras["steps"] = [{x: step_by_step(x) for x in names} for _ in range(REPEATS)]
+        write_extras(extras)
     if "round" not in extras and TWO_SECONDS in test.EXPERIMENTS:
         load_mnist()  # here, as a forked worker then has it
         extras["round"] = list(test.run_in_workers(round_profile, range(ROUNDS), 1))
-    if extras != read_extras():
-        write(RESULTS / "benchmark.json", json.dumps(extras).encode() + b"\n")
+        write_extras(extras)
 
 
 if __name__ == "__main__":

@@ -509,7 +509,7 @@ def test_architectures_of_the_report():
 
 
 def test_learning_curves_have_the_rounds_pairs():
-    """1000 pairs would be those of main.json; judged on every test image once."""
+    """1000 pairs would be those of main.jsonl; judged on every test image once."""
     sets = learning.draw(1000, 1000, torch.Generator().manual_seed(3))
     expected = data.generate_pair_sets(1000, torch.Generator().manual_seed(3))
     assert all(torch.equal(a, b) for a, b in zip(sets, expected))

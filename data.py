@@ -18,32 +18,42 @@ import torch.nn.functional as F
 def load_mnist(root=None):
     """MNIST as (train_images, train_labels, test_images, test_labels).
 
-    Images are uint8 [60000, 28, 28] and [10000, 28, 28], labels int64 in 0..9. The four .gz files
-    are in MNIST/raw in `root`, the environment variable PYTORCH_DATA_DIR or data/ beside this file;
-    torchvision checks their MD5 and downloads, for this time, what is missing or damaged, or else
-    ValueError is raised.
+    Images are uint8 [60000, 28, 28] and [10000, 28, 28], labels int64 in 0..9. Each of the four .gz
+    files is looked for in MNIST/raw in `root` or, without one, in $PYTORCH_DATA_DIR/mnist (the
+    course's), $PYTORCH_DATA_DIR and data/ beside this file; one that is missing or damaged in all
+    is downloaded, for this time. Raises ValueError if that fails.
     """
     try:
         from torchvision.datasets import MNIST  # here, so that a misfit is told in one line
+        from torchvision.datasets.utils import check_integrity
     except (ImportError, RuntimeError) as error:
         raise ValueError(
             f"torchvision does not work with torch {torch.__version__} ({error}): "
             "python -m pip install --force-reinstall torch torchvision"
         ) from error
-    root = root or os.environ.get("PYTORCH_DATA_DIR") or Path(__file__).with_name("data")
-    raw = Path(root, "MNIST", "raw")
+    beside = Path(__file__).with_name("data")
+    course = os.environ.get("PYTORCH_DATA_DIR", beside)
+    roots = [root] if root else [f"{course}/mnist", course, beside]
     try:
-        with tempfile.TemporaryDirectory() as draft:  # unpacked there: `root` may be read-only
-            copy = Path(draft, "MNIST", "raw")
-            copy.mkdir(parents=True)
-            for path in raw.glob("*.gz"):
-                shutil.copy(path, copy)
-            train = MNIST(draft, train=True, download=True)
-            test = MNIST(draft, train=False, download=True)
-    except (OSError, RuntimeError) as error:
+        with tempfile.TemporaryDirectory() as draft:  # unpacked there: a root may be read-only
+            raw = Path(draft, "MNIST", "raw")
+            raw.mkdir(parents=True)
+            for folder in roots:
+                for name, md5 in MNIST.resources:
+                    path = Path(folder, "MNIST", "raw", name)
+                    if check_integrity(path, md5):
+                        shutil.copy(path, raw)
+            train = MNIST(draft, download=True)
+            test = MNIST(draft, train=False)
+    except RuntimeError as error:
         raise ValueError(
-            f"MNIST's files in {raw} are missing or damaged, and downloading them failed "
-            f"({error}): restore them, or unset or correct PYTORCH_DATA_DIR"
+            f"MNIST's four .gz files in {path.parent} are missing or damaged, and downloading them "
+            f"failed ({error}): restore them"
+        ) from error
+    except OSError as error:
+        raise ValueError(
+            f"MNIST cannot be unpacked in {tempfile.tempdir} ({error}): "
+            "let TMPDIR be a folder with 80 MB to spare"
         ) from error
     return train.data, train.targets, test.data, test.targets
 
@@ -85,21 +95,25 @@ def warp(input, generator=None, degrees=0, scale=0, shear=0, shift=0, mode="bili
     ±shear, shifts along both axes in ±shift pixels. `mode` is F.grid_sample's; MNIST's background,
     0, is beyond the edge. Returns a new tensor of the same shape.
     """
-    images = input.reshape(-1, 1, 14, 14)
-    uniform = 2 * torch.rand(6, len(images), generator=generator).to(input) - 1
+    images = input.reshape(-1, 1, 14, 14).float().cpu()  # Apple's GPUs may lack bicubic
+    uniform = 2 * torch.rand(6, len(images), generator=generator) - 1
     angle = math.radians(degrees) * uniform[0]
     slant = shear * uniform[1]
     width, height = 1 + scale * uniform[2:4]
     x, y = shift / 7 * uniform[4:]  # an image is 2 wide
-    cos, sin = angle.cos(), angle.sin()
-    rows = [  # where each new pixel comes from
-        torch.stack([width * cos, slant * cos - height * sin, x], dim=1),
-        torch.stack([width * sin, slant * sin + height * cos, y], dim=1),
+    cos = angle.cos()
+    sin = angle.sin()
+    origins = [  # where each new pixel comes from: two rows of a matrix
+        width * cos,
+        slant * cos - height * sin,
+        x,
+        width * sin,
+        slant * sin + height * cos,
+        y,
     ]
-    grid = F.affine_grid(torch.stack(rows, dim=1), images.shape, align_corners=False)
-    place = "cpu" if images.device.type == "mps" else images.device  # MPS may lack bicubic
-    moved = F.grid_sample(images.to(place), grid.to(place), mode, align_corners=False)
-    return moved.to(input).view_as(input)
+    matrices = torch.stack(origins, dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(matrices, images.shape, align_corners=False)
+    return F.grid_sample(images, grid, mode, align_corners=False).to(input).view_as(input)
 
 
 def distort(input, generator=None, strength=1.0, thickening=0.3, mode="bicubic"):
@@ -124,8 +138,8 @@ def distort(input, generator=None, strength=1.0, thickening=0.3, mode="bicubic")
     channels = channels.to(memory_format=torch.channels_last)
     brightest = F.max_pool2d(channels, 3, 1, 1).view_as(images)
     darkest = -F.max_pool2d(-channels, 3, 1, 1).view_as(images)
-    images = images + thickening.clamp(min=0) * (brightest - images)
-    return images - thickening.clamp(max=0) * (darkest - images)
+    extreme = torch.where(thickening > 0, brightest, darkest)
+    return images + thickening.abs() * (extreme - images)
 
 
 def add_rotated(input, target, classes, generator=None, degrees=5):

@@ -4,11 +4,11 @@ Every model maps pairs, float32 [N, 2, 14, 14] in 0..255, to two outputs:
 
     comparison  [N]         log-odds that the first digit is less than or equal to the second: if
                             they are positive, the model says that it is
-    digits      [N, 2, 10]  each image's scores for the ten digits; their softmax are probabilities
+    digits      [N, 2, 10]  each image's scores for the ten digits; their softmax are probabilities.
+                            None will do where digit_weight is 0
 """
 
 import math
-import platform
 from functools import partial
 
 import torch
@@ -16,12 +16,22 @@ from torch import nn
 
 
 class Convolutions(nn.Sequential):
-    """A Sequential that x86 CPUs run in oneDNN's own memory layout, up to twice as fast."""
+    """A Sequential that trains, and that `evaluate` runs, in oneDNN's own memory layout.
+
+    On x86 CPUs a step is up to twice as fast in it. But its tensors are opaque, and much cannot be
+    done with them: outside training and inference_mode this is a Sequential like any other. It is
+    for layers like those below; nn.Sequential is for others, as oneDNN lacks some of their options.
+    """
 
     def forward(self, images):
-        on_x86 = images.device.type == "cpu" and platform.machine() in ("x86_64", "AMD64")
-        trainable = nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.ReLU  # in that layout, in float32
-        if on_x86 and images.dtype == torch.float32 and all(isinstance(x, trainable) for x in self):
+        trainable = nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.ReLU  # in that layout
+        if (
+            images.is_cpu
+            and images.dtype == torch.float32
+            and "AVX" in torch.backends.cpu.get_cpu_capability()
+            and all(isinstance(layer, trainable) for layer in self)
+            and (self.training or torch.is_inference_mode_enabled())
+        ):
             return super().forward(images.to_mkldnn()).to_dense()
         return super().forward(images)
 
@@ -93,22 +103,20 @@ class TwoLogits(nn.Linear):
 
 
 def likeliest(digits):
-    """Report 1's comparison of the two likeliest digits (section V): ±inf, or NaN of NaN."""
+    """Report 1's comparison of the two likeliest digits (section V): inf or -inf."""
     first, second = digits.argmax(dim=2).unbind(dim=1)
-    comparison = torch.where(first <= second, math.inf, -math.inf)
-    return comparison.masked_fill(digits.isnan().any(dim=2).any(dim=1), math.nan)
+    return torch.where(first <= second, math.inf, -math.inf)
 
 
 def closed_form(digits, sharpness=1.0):
-    """The log-odds of P(a ≤ b) = Σ_i Σ_{j≥i} p_i q_j; p, q: softmax of the two digits' scores.
+    """The log-odds of P(a ≤ b) = Σ_i p_i Σ_{j≥i} q_j; p, q: softmax of the two digits' scores.
 
     Label smoothing makes scores too timid for that; `sharpness`, which multiplies them, helps.
     """
     log_p, log_q = (sharpness * digits).log_softmax(dim=2).unbind(dim=1)
-    log_joint = log_p.unsqueeze(2) + log_q.unsqueeze(1)  # [N, 10, 10]: a = i and b = j
-    yes = torch.ones_like(log_joint[0]).triu()  # 1 where i ≤ j
-    log_yes, log_no = ((log_joint + x.log()).logsumexp(dim=(1, 2)) for x in (yes, 1 - yes))
-    return log_yes - log_no
+    log_yes = log_p.logcumsumexp(dim=1) + log_q  # a ≤ j and b = j, for each j
+    log_no = log_p[:, 1:] + log_q.logcumsumexp(dim=1)[:, :-1]  # a = i and b < i
+    return log_yes.logsumexp(dim=1) - log_no.logsumexp(dim=1)
 
 
 class Separate(nn.ModuleList):
@@ -130,7 +138,8 @@ class Model(nn.Module):
 
     def __init__(self, net, head):
         super().__init__()
-        self.net, self.head = net, head
+        self.net = net
+        self.head = head
 
     def forward(self, pairs):
         digits = self.net(pairs)

@@ -1,10 +1,9 @@
-"""Train every row of the table below for 20 rounds; print mean ± std of its test error."""
+"""Train every row of the table EXPERIMENTS for 20 rounds; print mean ± std of its test error."""
 
 import argparse
 import ast
 import functools
 import hashlib
-import inspect
 import json
 import multiprocessing
 import os
@@ -13,6 +12,7 @@ import statistics
 import sys
 import threading
 import time
+import traceback
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from datetime import timedelta
@@ -26,18 +26,19 @@ from train import train, train_round
 
 # A row is an experiment, to edit in place: a name, a model of models.py, the arguments of train
 # that differ from the defaults in its signature (train.py), and the error in percent that the
-# report prints (report 1: Fig. 2, best epochs at a constant rate; report 2: Table II).
+# report prints (report 1: Fig. 2; report 2: Table II), with what makes it another thing than ours.
 EXPERIMENTS = dict(
-    sub_lenet5=dict(model=models.sub_lenet5, reported=17.93,
+    sub_lenet5=dict(model=models.sub_lenet5, reported="17.93, best epoch, constant rate",
                     learning_rate=0.01, batch_size=250, schedule="adaptive"),
-    sub_lenet5_ws=dict(model=models.sub_lenet5_ws, reported=18.10,
+    sub_lenet5_ws=dict(model=models.sub_lenet5_ws, reported="18.10, best epoch",
                        learning_rate=0.0001, batch_size=100, schedule="adaptive"),
-    sub_lenet5_ws_al=dict(model=models.sub_lenet5_ws_al, reported=4.05, learning_rate=0.01,
-                          batch_size=50, schedule="adaptive", comparison_weight=0, digit_weight=1),
-    baseline=dict(model=models.baseline, rotation=5, reported=22.0),
-    baseline_al=dict(model=models.baseline, rotation=5, digit_weight=1, reported=20.0),
-    siamese=dict(model=models.siamese, rotation=5, reported=17.0),
-    siamese_al=dict(model=models.siamese, rotation=5, digit_weight=1, reported=15.0),
+    sub_lenet5_ws_al=dict(model=models.sub_lenet5_ws_al, reported="4.05, best epoch, constant rate",
+                          learning_rate=0.01, batch_size=50, schedule="adaptive",
+                          comparison_weight=0, digit_weight=1),
+    baseline=dict(model=models.baseline, rotation=5, reported="22.00"),
+    baseline_al=dict(model=models.baseline, rotation=5, digit_weight=1, reported="20.00"),
+    siamese=dict(model=models.siamese, rotation=5, reported="17.00"),
+    siamese_al=dict(model=models.siamese, rotation=5, digit_weight=1, reported="15.00"),
     posterior=dict(model=models.posterior, comparison_weight=0, digit_weight=1, copies=2,
                    label_smoothing=0.1, optimizer="AdamW", learning_rate=0.03, weight_decay=0.1,
                    schedule="one-cycle"),
@@ -45,38 +46,39 @@ EXPERIMENTS = dict(
                       label_smoothing=0.1, optimizer="AdamW", learning_rate=0.04, weight_decay=0.1,
                       schedule="one-cycle", batch_size=50, epochs=4),
 )  # fmt: skip
-HEADER = "model              parameters      last epoch      best epoch     reported   s/round"
-LAYOUT = "{:<18}{:>11,}{:>16}{:>16}{:>13}{:>10.2f}"
+HEADER = """test error in percent, mean ± standard deviation (n-1) over the rounds
+
+model             parameters     last epoch     best epoch  s/round  reported"""
+LAYOUT = "{:<17}{:>11,}{:>15}{:>15}{:>9.2f}  {}"
 
 
 # The log: a line of JSON for each round, appended as it ends, never changed
 
 
+class WithoutDocstrings(ast.NodeTransformer):
+    def visit_Expr(self, node):
+        return None if isinstance(node.value, ast.Constant) else node
+
+
 @functools.cache
 def code_of(path):
     """The code of a Python file, without comments and docstrings."""
-    tree = ast.parse(Path(path).read_bytes())
-    documented = ast.Module, ast.ClassDef, ast.FunctionDef
-    for node in ast.walk(tree):
-        if isinstance(node, documented) and ast.get_docstring(node):
-            del node.body[0]
-    return ast.unparse(tree)
+    return ast.unparse(WithoutDocstrings().visit(ast.parse(Path(path).read_bytes())))
 
 
-def digest(functions):
-    """Twelve digits that tell the code of data.py, models.py, train.py and the functions' files."""
-    functions = [getattr(function, "func", function) for function in functions]  # of partial ones
-    functions += [generate_pair_sets, models.Model, train]
-    files = {inspect.getsourcefile(function) for function in functions}
-    code = "".join(map(code_of, sorted(files)))
-    return hashlib.sha256(code.encode()).hexdigest()[:12]
+def digest():
+    """Twelve digits that tell the code of data.py, models.py and train.py."""
+    paths = [sys.modules[name].__file__ for name in ("data", "models", "train")]
+    return hashlib.sha256("".join(map(code_of, paths)).encode()).hexdigest()[:12]
 
 
 def in_json(value):
-    """A function by its name, a functools.partial by its parts, a tensor by its number."""
+    """A function by its name, a functools.partial by its parts."""
     if isinstance(value, functools.partial):
         return [value.func, value.args, value.keywords]
-    return value.__name__ if callable(value) else float(value)
+    if value.__name__ == "<lambda>":
+        raise ValueError("a lambda has no name, use a function or functools.partial")
+    return value.__name__
 
 
 def settings_of(name, row, pairs, device):
@@ -85,11 +87,11 @@ def settings_of(name, row, pairs, device):
         "row": name,
         "pairs": pairs,
         "arguments": train.__kwdefaults__ | row,  # train's defaults, and what the row has instead
-        "code": digest(filter(callable, row.values())),
+        "code": digest(),
         "torch": torch.__version__,
         "device": device,
         "processor": (
-            torch.cuda.get_device_name()
+            torch.cuda.get_device_name(device)
             if device.startswith("cuda")
             else torch.backends.cpu.get_cpu_capability()
         ),
@@ -136,16 +138,18 @@ def rounds_in(path, settings, seeds):
 
 
 def run_job(job, device, folder=None):
-    """Train a round, keep its weights if there is a `folder`, and return its line for the log."""
+    """Train a round, keep its weights if there is a `folder`, and return its line for the log.
+
+    If it fails, the line has "fault" instead, the error's traceback.
+    """
     settings, row, seed = job
-    name = settings["row"]
     draw = functools.partial(generate_pair_sets, settings["pairs"], nb_test=1000)
     try:
         model, _, outcome = train_round(seed=seed, draw=draw, device=device, **row)
-    except Exception as error:  # as one that can be sent from a worker, and names the row
-        raise RuntimeError(f"row {name}: {type(error).__name__}: {error}") from error
-    if folder:
-        torch.save(model.cpu().state_dict(), folder / f"{name}-{seed}.pt")
+        if folder:
+            torch.save(model.cpu().state_dict(), folder / f"{settings['row']}-{seed}.pt")
+    except Exception:  # of the row's own model, say: it costs this round
+        outcome = {"fault": traceback.format_exc()}
     return settings | {"seed": seed} | outcome
 
 
@@ -170,7 +174,6 @@ def run_in_workers(run, jobs, workers):
 
 def start_worker():
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)  # several threads in each process would wait for one another
     load_mnist()  # or a spawned worker's first round would seem longer than others
@@ -182,67 +185,73 @@ def end_with_parent():
 
 
 def keep(lines, path, nb_lines):
-    """Append lines to the log as they come; tell each error and the time left."""
+    """Append lines to the log as they come, tell each error and the time left; return faults."""
+    faults = {}
     start = time.monotonic()
     with closing(lines):  # so that workers stop when this does
         for done, line in enumerate(lines, 1):
-            append(line, path)
-            error = "diverged" if line["diverged"] else f"{percent(line['test_error'][-1:])} %"
             seconds = (time.monotonic() - start) / done * (nb_lines - done)
+            if "fault" in line:
+                text = faults[line["row"]] = line["fault"]
+                result = text.splitlines()[-1]
+            else:
+                append(line, path)
+                result = "diverged" if line["diverged"] else f"{percent(line['test_error'][-1:])} %"
             say(
-                f"{line['row']}, round {line['seed']}: {error}; {done} of {nb_lines} done, "
-                f"about {timedelta(seconds=round(seconds))} left",
-                end="\033[K\r" if os.isatty(2) and done < nb_lines else "\n",
+                f"{line['row']}, round {line['seed']}: {result}; {done} of {nb_lines} done, "
+                f"about {timedelta(seconds=round(seconds))} left"
             )
+    return faults
 
 
 # What is printed
 
 
-def say(text, end="\n"):
-    """Tell of progress on standard error."""
-    print(text, end=end, file=sys.stderr, flush=True)
+def say(text):
+    print(text, file=sys.stderr)  # as standard output has the table alone
 
 
 def percent(errors):
     """Mean ± standard deviation (n-1) of errors in 0..1, in percent."""
-    text = f"{100 * statistics.mean(errors):.2f}"
+    numbers = [statistics.mean(errors)]
     if len(errors) > 1:
-        text += f" ± {100 * statistics.stdev(errors):.2f}"
-    return text
+        numbers.append(statistics.stdev(errors))
+    return " ± ".join(f"{100 * number:.2f}" for number in numbers)
 
 
-def table(settings, seeds, found, reported):
+def table(settings, seeds, found, as_reported):
     """Lines to print of the rounds `found`, as rounds_in has them: those that did not diverge."""
     *_, one = settings.values()  # they differ in the row and its arguments
-    yield (
-        f"torch {one['torch']}, {one['device']} ({one['processor']}), "
-        f"{one['pairs']} pairs, code {one['code']}"
-    )
-    yield "test error in percent, mean ± standard deviation (n-1) over the rounds\n"
+    yield "torch {torch}, {device} ({processor}), {pairs} pairs, code {code}".format(**one)
     yield HEADER
     for name in settings:
-        lines = [found[name, seed] for seed in seeds if (name, seed) in found]
+        lines = [line for line in found.values() if line["row"] == name]
         good = [line for line in lines if not line["diverged"]]
         text = name
         if good:
             last = percent([line["test_error"][-1] for line in good])
             best = percent([min(line["test_error"]) for line in good])
             seconds = statistics.mean(line["seconds"] for line in good)
-            text = LAYOUT.format(name, good[0]["parameters"], last, best, reported[name], seconds)
-        if len(good) < len(seeds):
-            diverged, missing = len(lines) - len(good), len(seeds) - len(lines)
-            text += f"  of {len(seeds)} rounds {diverged} diverged, {missing} missing"
-        yield text
+            reported = EXPERIMENTS[name].get("reported", "") if as_reported else ""
+            text = LAYOUT.format(name, good[0]["parameters"], last, best, seconds, reported)
+        notes = {
+            "missing": len(seeds) - len(lines),
+            "diverged": len(lines) - len(good),
+            "with one answer to all pairs": sum(line["one_answer"] for line in good),
+        }
+        notes = [f"{count} {note}" for note, count in notes.items() if count]
+        if notes:
+            text += f"  of {len(seeds)} rounds {', '.join(notes)}"
+        yield text.rstrip()
 
 
 # The command line
 
 
-def fail(message):
-    """For bad input: one line that says what is wrong and what to do, and exit code 2."""
+def fail(message, code=2):
+    """Say in one line what is wrong and what to do, and exit; 2 stands for bad input."""
     say(f"test.py: {' '.join(str(message).split())}")
-    sys.exit(2)
+    sys.exit(code)
 
 
 def stop(number, frame):
@@ -250,25 +259,26 @@ def stop(number, frame):
     sys.exit(128 + number)
 
 
-def on_signals(handler):
-    signal.signal(signal.SIGINT, handler)
-    signal.signal(signal.SIGTERM, handler)
+def on_signals(handlers):
+    """Let Ctrl-C and SIGTERM have these handlers; return those that they had."""
+    return [signal.signal(*pair) for pair in zip((signal.SIGINT, signal.SIGTERM), handlers)]
 
 
-def whole(text, low=1):
-    if not text.isdecimal() or int(text) < low:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {low} up")
+def whole(text):
+    if not text.strip("0").isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 up")
     return int(text)
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.error, add, rows = fail, parser.add_argument, EXPERIMENTS
-    add("--models", nargs="+", choices=rows, default=rows, metavar="KEY", help="of the table (all)")
+    parser.error = fail
+    add = parser.add_argument
+    add("--models", nargs="+", choices=EXPERIMENTS, default=EXPERIMENTS, help="rows (all)")
     add("--rounds", type=whole, default=20, help="trainings of each model (20)")
     add("--epochs", type=whole, help="epochs of every model, instead of the table's")
     add("--pairs", type=whole, default=1000, help="to train on (1000)")
-    add("--seed", type=functools.partial(whole, low=0), default=0, help="the first (0)")
+    add("--seed", type=int, default=0, help="the first (0)")
     add("--device", default="auto", help="auto (the best there is), cpu, cuda, ...")
     add("--workers", type=whole, help="processes (one per core; on a GPU 4)")
     add("--output", type=Path, default="results.jsonl", help="(results.jsonl)")
@@ -277,90 +287,97 @@ def parse_arguments():
 
 
 def find_device(name):
-    """`name`, or if that is "auto" the best device there is; an error if torch has none."""
+    """`name`, or if that is "auto" the best device there is; an error if torch cannot use it."""
     if name == "auto":
-        found = torch.accelerator.is_available() and torch.accelerator.current_accelerator()
-        name = found.type if found else "cpu"
-    if name.startswith("cpu"):
         name = "cpu"
-    elif "LOCAL_RANK" in os.environ:  # torchrun's: a GPU each
-        torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]))
-    torch.zeros(1, device=name).item()
+        if torch.accelerator.is_available():
+            name = torch.accelerator.current_accelerator().type
+    try:
+        torch.zeros(1, device=name).item()
+    except Exception as error:
+        raise ValueError(
+            f"{name} does not work here ({str(error).splitlines()[0]}): try --device cpu"
+        ) from error
     return name
 
 
 def prepare_row(name, options, device):
-    """A row as arguments of train_round, its settings, and the error to print beside ours.
+    """A row as arguments of train_round, and its settings; an error if something is wrong with it.
 
-    It trains once, on eight pairs, to see what is wrong with it.
+    It trains for two epochs on as many pairs as the last batch of the run has.
     """
     try:
-        row = EXPERIMENTS[name].copy()
-        reported = row.pop("reported", None)
-        if options.epochs:
-            row["epochs"] = options.epochs
-        if row["model"]() is row["model"]():
-            raise ValueError("model must be a function that makes a new one at each call")
-        draw = functools.partial(generate_pair_sets, 8)
-        train_round(seed=options.seed, draw=draw, device=device, **row)
-        multiprocessing.reduction.ForkingPickler.dumps(row)  # as a worker gets it
+        row = EXPERIMENTS[name] | ({"epochs": options.epochs} if options.epochs else {})
+        row.pop("reported", None)
+        model = row.get("model")
+        if not callable(model) or isinstance(model, torch.nn.Module):
+            raise ValueError("model must be a function or class that makes one, without brackets")
+        tensors = [[*net.parameters(), *net.buffers()] for net in (model(), model())]
+        first, second = ({tensor.data_ptr() for tensor in kept} for kept in tensors)
+        if first & second:
+            raise ValueError("model must make new weights at each call")
+        arguments = train.__kwdefaults__ | row
+        size = arguments["batch_size"]
+        draw = functools.partial(generate_pair_sets, options.pairs % size or size, nb_test=8)
+        arguments["epochs"] = min(arguments["epochs"], 2)
+        train_round(seed=options.seed, draw=draw, device=device, **arguments)
         settings = settings_of(name, row, options.pairs, device)
-        as_reported = reported and not options.epochs and options.pairs == 1000
-        return row, settings, f"{reported:.2f}" if as_reported else ""
+        multiprocessing.reduction.ForkingPickler.dumps(row)  # as a worker gets it
+        return row, settings
     except Exception as error:
         raise ValueError(f"row {name}: {type(error).__name__}: {error}") from error
 
 
 def main():
     options = parse_arguments()
-    on_signals(stop)
+    cores = torch.get_num_threads()
     torch.set_num_threads(1)  # several would wait for one another, and forked workers hang
     world = int(os.environ.get("WORLD_SIZE", 1))  # torchrun sets both
-    rank = int(os.environ.get("RANK", 0)) % world
-    path, seeds = options.output, range(options.seed, options.seed + options.rounds)
-    rows, settings, reported = {}, {}, {}
+    rank = int(os.environ.get("RANK", 0))
+    path = options.output
+    seeds = range(options.seed, options.seed + options.rounds)
+    rows = {}
+    settings = {}
     try:
         device = find_device(options.device)
         generate_pair_sets(options.pairs, nb_test=1)  # reads MNIST, or says why it cannot
         for name in options.models:
-            rows[name], settings[name], reported[name] = prepare_row(name, options, device)
+            rows[name], settings[name] = prepare_row(name, options, device)
         open_log(path)
         found = rounds_in(path, settings, seeds)
         if options.save:
             options.save.mkdir(parents=True, exist_ok=True)
-            if rank == 0 and not found and any(options.save.iterdir()):
-                raise ValueError(f"--save {options.save} is not empty, name a new folder")
     except Exception as error:
         fail(error)
 
     jobs = []
     for seed in seeds:  # a round of every row, then the next of every row, ...
-        for n, name in enumerate(reversed(rows)):  # the shortest last, to end together
-            if (seed + n) % world == rank and (name, seed) not in found:
+        for n, name in enumerate(rows):
+            if (seed + n + rank) % world == 0 and (name, seed) not in found:
                 jobs.append((settings[name], rows[name], seed))
-    nb_rounds = len(rows) * len(seeds)
-    say(f"{len(found)} of {nb_rounds} rounds are in {path}, {len(jobs)} to train on {device}")
+    say(f"{path} has {len(found)} rounds, {len(jobs)} are to be trained on {device}")
     run = functools.partial(run_job, device=device, folder=options.save)
-    if world > 1:
+    workers = min(options.workers or (cores if device == "cpu" else 4), len(jobs))
+    if world > 1 or workers <= 1:
         lines = (run(job) for job in jobs)
     else:
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-        workers = options.workers or (cores if device == "cpu" else 4)
-        lines = run_in_workers(run, jobs, min(workers, len(jobs)) or 1)
+        lines = run_in_workers(run, jobs, workers)
 
+    faults = {}
+    before = on_signals([stop, stop])
     try:
-        keep(lines, path, len(jobs))
-        while world > 1 and rank == 0 and len(rounds_in(path, settings, seeds)) < nb_rounds:
-            time.sleep(0.1)  # until torchrun's other processes have done theirs
+        faults = keep(lines, path, len(jobs))
     except Exception as error:
-        say(f"test.py: stopped by {type(error).__name__}: {error}")
-        sys.exit(1)
+        fail(f"stopped by {type(error).__name__}: {error}", 1)
     finally:
-        on_signals(signal.SIG_IGN)  # a second one would cost the table
-        if rank == 0:
-            found = rounds_in(path, settings, seeds)
-            print(*table(settings, seeds, found, reported), f"\nresults in {path}", sep="\n")
-    on_signals(signal.default_int_handler)  # for a prompt that may follow
+        on_signals([signal.SIG_IGN, signal.SIG_IGN])  # a second one would cost the table
+        found = rounds_in(path, settings, seeds)
+        lines = table(settings, seeds, found, not options.epochs and options.pairs == 1000)
+        print(*lines, f"\nresults in {path}", sep="\n")
+    on_signals(before)
+    if faults:
+        say("".join(faults.values()))
+        sys.exit(int(world == 1))  # at code 1 torchrun would stop the other ranks
 
 
 if __name__ == "__main__":

@@ -6,8 +6,26 @@ import time
 import torch
 import torch.nn.functional as F
 from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import TensorDataset
 
 import data
+
+
+def shapes(value):
+    """What a model returned, in words: the shapes of tensors, the types of all else."""
+    if isinstance(value, (tuple, list)):
+        return [shapes(part) for part in value]
+    return [*value.shape] if isinstance(value, torch.Tensor) else type(value).__name__
+
+
+def ask(model, pairs):
+    """The model's answer to N pairs: comparison [N], and digits [N, 2, 10] or None."""
+    answer = model(pairs)
+    nb = len(pairs)
+    found = shapes(answer)
+    if found not in ([[nb], [nb, 2, 10]], [[nb], "NoneType"]):
+        raise ValueError(f"the model must return [N] and [N, 2, 10] for N pairs, not {found}")
+    return answer
 
 
 def total_loss(comparison, digits, target, classes, comparison_weight, digit_weight, smoothing=0):
@@ -17,20 +35,19 @@ def total_loss(comparison, digits, target, classes, comparison_weight, digit_wei
     label smoothing, of `digits` [N, 2, 10] with `classes` [N, 2], first digit plus second (report
     1, section V; report 2, section II.4); of log-probabilities it is the negative log-likelihood.
     """
-    if comparison.shape != target.shape or digits.shape != (*classes.shape, 10):
-        shapes = f"{[*comparison.shape]} and {[*digits.shape]}"
-        raise ValueError(f"the model must return [N] and [N, 2, 10] for N pairs, not {shapes}")
     if comparison_weight and not comparison.requires_grad:
         raise ValueError("comparison_weight must be 0: the model's comparison learns nothing")
+    if digit_weight and digits is None:
+        raise ValueError("digit_weight must be 0: the model returns no digits")
     loss = 0
     if comparison_weight:
-        target = target.to(comparison)
-        main = F.binary_cross_entropy_with_logits(comparison, target, reduction="none")
-        loss = comparison_weight * main.mean()
+        loss = comparison_weight * F.binary_cross_entropy_with_logits(
+            comparison, target.to(comparison)
+        )
     if digit_weight:
         scores, labels = digits.flatten(end_dim=1), classes.flatten()
-        auxiliary = F.cross_entropy(scores, labels, reduction="none", label_smoothing=smoothing)
-        loss = loss + digit_weight * auxiliary.view_as(classes).sum(dim=1).mean()
+        auxiliary = F.cross_entropy(scores, labels, label_smoothing=smoothing)
+        loss = loss + digit_weight * 2 * auxiliary  # a mean over both digits, of which a sum is due
     return loss
 
 
@@ -40,26 +57,23 @@ def mistakes(comparison, target):
     return wrong.float().masked_fill(comparison.isnan(), math.nan)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def evaluate(model, test_input, test_target):
     """The model's error in evaluation mode, in which it is left: 0 to 1, or NaN."""
     model.eval()
-    inputs = test_input.clone().split(100)  # of a copy, as a model may change its input
-    targets = test_target.split(100)  # in parts, which fit a core's cache
-    wrong = 0
-    for pairs, target in zip(inputs, targets, strict=True):
-        comparison, _ = model(pairs)
-        wrong = wrong + mistakes(comparison, target).sum()
-    return wrong.item() / len(test_target)
+    # in parts, which fit a core's cache; of a copy, as a model may change its input
+    parts = zip(test_input.clone().split(100), test_target.split(100), strict=True)
+    wrong = [mistakes(ask(model, x)[0], y) for x, y in parts]
+    return torch.cat(wrong).sum().item() / len(test_target)
 
 
 def shuffled(input, target, classes, generator=None, copies=0, distort=None):
     """The pairs in a new order; if `copies` is not 0, so many distorted copies of each instead."""
     if copies:
-        input = torch.cat([distort(input, generator) for _ in range(copies)])
+        input = torch.cat([distort(input.clone(), generator) for _ in range(copies)])
         target, classes = target.repeat(copies), classes.repeat(copies, 1)
-    order = torch.randperm(len(target), generator=generator).to(input.device)
-    return input[order], target[order], classes[order]
+    order = torch.randperm(len(input), generator=generator).to(input.device)
+    return TensorDataset(input, target, classes)[order]  # it checks that they are as many
 
 
 def train(
@@ -109,7 +123,8 @@ def train(
     if schedule == "one-cycle":
         nb_steps = (epochs - 1) * math.ceil(max(1, copies) * nb_pairs / batch_size)
         nb_steps += math.ceil(nb_pairs / batch_size)
-        cycle = OneCycleLR(optimizer, group["lr"], nb_steps, cycle_momentum=False)
+        # of fewer than four it would have the last ones, whose rate is next to nothing
+        cycle = OneCycleLR(optimizer, group["lr"], max(4, nb_steps), cycle_momentum=False)
 
     history = {"loss": [], "train_error": [], "test_error": [], "learning_rate": []}
     for epoch in range(epochs):
@@ -117,11 +132,12 @@ def train(
         if epoch == epochs - 1:
             copies = 0
         epoch_set = shuffled(*train_set, generator, copies, distort)
-        nb_pairs = len(epoch_set[0])
-        loss_sum, wrong = 0, 0
+        nb_epoch = len(epoch_set[0])
+        loss_sum = 0
+        wrong = 0
         model.train()
         for pairs, target, classes in zip(*(tensor.split(batch_size) for tensor in epoch_set)):
-            comparison, digits = model(pairs)
+            comparison, digits = ask(model, pairs)
             loss = total_loss(comparison, digits, target, classes, *weights)
             optimizer.zero_grad()
             loss.backward()
@@ -130,17 +146,13 @@ def train(
                 cycle.step()
             loss_sum = loss_sum + loss.detach() * len(pairs)
             wrong = wrong + mistakes(comparison, target).sum()
-        history["loss"].append(loss_sum.item() / nb_pairs)
-        history["train_error"].append(wrong.item() / nb_pairs)
+        history["loss"].append(loss_sum.item() / nb_epoch)
+        history["train_error"].append(wrong.item() / nb_epoch)
         history["test_error"].append(evaluate(model, *test_set[:2]))
-        if schedule == "adaptive" and has_stalled(history["loss"]):
+        losses = history["loss"]
+        if schedule == "adaptive" and epoch > 0 and losses[-1] > 0.97 * losses[-2]:
             group["lr"] = max(group["lr"] / 2, min(group["lr"], lowest_rate))
     return history
-
-
-def has_stalled(losses):
-    """Whether the loss fell by less than 3% in the last epoch (report 1, section VII)."""
-    return len(losses) > 1 and losses[-1] > (1 - 0.03) * losses[-2]
 
 
 def train_round(model, seed, draw, device="cpu", **arguments):
@@ -148,8 +160,9 @@ def train_round(model, seed, draw, device="cpu", **arguments):
 
     `draw` maps a generator to the six tensors of generate_pair_sets; `arguments` are those of
     `train`. Returns the model, the pairs and what a log has of the round: its history, in which
-    None stands for what is no number, whether it "diverged", which is where a loss or a test error
-    is none, the model's number of "parameters", and the "seconds" that it took.
+    None stands for what is no number; the model's number of "parameters"; whether it "diverged": a
+    loss, a test error or a parameter is no finite number, or a buffer is NaN; whether it gives
+    "one_answer" to all test pairs; and the "seconds" that it took.
     """
     start = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
@@ -160,10 +173,17 @@ def train_round(model, seed, draw, device="cpu", **arguments):
         net = model().to(device)
         generator.manual_seed(training_seed)
         history = train(net, pairs[:3], pairs[3:], generator, **arguments)
-    outcome = {}
+    outcome = {"seconds": time.perf_counter() - start}
+    outcome["parameters"] = sum(parameter.numel() for parameter in net.parameters())
     for name, values in history.items():
         outcome[name] = [value if math.isfinite(value) else None for value in values]
-    outcome["diverged"] = None in outcome["loss"] + outcome["test_error"]
-    outcome["parameters"] = sum(parameter.numel() for parameter in net.parameters())
-    outcome["seconds"] = time.perf_counter() - start
+    with torch.no_grad():  # in PyTorch's own layout, as oneDNN's hides NaN
+        comparison, _ = net(pairs[3])
+    outcome["one_answer"] = len((comparison > 0).unique()) == 1
+    outcome["diverged"] = bool(
+        None in outcome["loss"] + outcome["test_error"]
+        or comparison.isnan().any()
+        or not all(parameter.isfinite().all() for parameter in net.parameters())
+        or any(buffer.isnan().any() for buffer in net.buffers())  # which may hold infinite masks
+    )
     return net, pairs, outcome

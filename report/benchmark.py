@@ -322,34 +322,34 @@ def benchmark():
     return found
 
 
-def read_extras():
+def read_extras(folder=RESULTS):
     """What is measured once: benchmark.json."""
-    path = RESULTS / "benchmark.json"
+    path = folder / "benchmark.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def write_extras(extras):
-    write(RESULTS / "benchmark.json", json.dumps(extras).encode() + b"\n")
+def write_extras(extras, folder):
+    write(folder / "benchmark.json", json.dumps(extras).encode() + b"\n")
 
 
-def complete_all():
+def complete_all(folder=RESULTS):
     """Measure what benchmark.jsonl and .json lack. It is best done when nothing else runs."""
-    complete("benchmark", benchmark(), REPEATS, compare)
-    extras = read_extras()
+    complete("benchmark", benchmark(), REPEATS, compare, folder=folder)
+    extras = read_extras(folder)
     if "memory" not in extras:
         (extras["profile"],) = test.run_in_workers(profile, [models.siamese], 1)
         extras |= origin()
         extras["first_round"] = [first_round() for _ in range(REPEATS)]
         extras["memory"] = memory()
-        write_extras(extras)
+        write_extras(extras, folder)
     if "steps" not in extras:
         names = [name for name in STEPPED if name in test.EXPERIMENTS]
         extras["steps"] = [{x: step_by_step(x) for x in names} for _ in range(REPEATS)]
-        write_extras(extras)
+        write_extras(extras, folder)
     if "round" not in extras and TWO_SECONDS in test.EXPERIMENTS:
         load_mnist()  # here, as a forked worker then has it
         extras["round"] = list(test.run_in_workers(round_profile, range(ROUNDS), 1))
-        write_extras(extras)
+        write_extras(extras, folder)
 
 
 if __name__ == "__main__":

@@ -268,7 +268,21 @@ def wrong():
     return figure
 
 
-FIGURES = epochs, planes, frontier, learning, variants, calibration, wrong
+def pairs():
+    """What the task is: the first three training pairs of round 0 with each answer."""
+    inputs, targets, classes = generate_pair_sets(PAIRS, torch.Generator().manual_seed(0))[:3]
+    figure, row = plt.subplots(1, 6, figsize=(WIDTH, 0.5), layout="constrained")
+    chosen = [n for answer in (1, 0) for n in (targets == answer).nonzero()[:3]]
+    for axes, n in zip(row, chosen):
+        axes.imshow(torch.cat(list(inputs[n.item()]), dim=1), cmap="gray_r")
+        axes.axvline(13.5, color=OTHER, linewidth=0.8)
+        a, b = classes[n.item()].tolist()
+        axes.set_title(f"{a} ≤ {b}: {'yes' if a <= b else 'no'}", fontsize=7, pad=1.5)
+        axes.axis("off")
+    return figure
+
+
+FIGURES = epochs, planes, frontier, learning, variants, calibration, wrong, pairs
 
 
 def sources():
@@ -279,12 +293,12 @@ def sources():
 
 
 def draw(function, path, description=None):
-    """Write the figure that `function` returns as SVG."""
-    content = io.BytesIO()
+    """Write the figure that `function` returns, in the format that the path's ending names."""
+    content, kind = io.BytesIO(), path.suffix[1:]
     with plt.rc_context(SETTINGS):
         figure = function()
-        metadata = {"Date": None, "Description": description}
-        figure.savefig(content, format="svg", metadata=metadata)
+        metadata = {"Date": None, "Description": description} if kind == "svg" else None
+        figure.savefig(content, format=kind, metadata=metadata, dpi=200)
         plt.close(figure)
     write(path, content.getvalue().replace(f"'{MEASURED}'".encode(), TYPEFACE.encode()))
 

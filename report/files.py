@@ -83,19 +83,19 @@ def write(path, content):
         raise OSError(f"{path} cannot be written ({error.strerror})") from error
 
 
-def complete(name, rows, rounds, run, workers=None, seed=0, pairs=PAIRS):
-    """Train what report/results/`name`.jsonl lacks of the `rows`, and append it there.
+def complete(name, rows, rounds, run, workers=None, seed=0, pairs=PAIRS, folder=RESULTS):
+    """Train what `folder`/`name`.jsonl lacks of the `rows`, and append it there.
 
     `rounds` is the number that each row is to have, or a dictionary of these. Round r is what
     run(job) returns, a line, job being (settings, row, seed + r); `workers` processes run all that
     are missing, or this one. Rounds count whatever code, PyTorch or processor made them.
     """
-    path = RESULTS / f"{name}.jsonl"
+    path = folder / f"{name}.jsonl"
     rounds = rounds if isinstance(rounds, dict) else dict.fromkeys(rows, rounds)
     seeds = range(seed, seed + max(rounds.values(), default=0))
     rows = {key: {x: row[x] for x in row if x != "reported"} for key, row in rows.items()}
     settings = {key: test.settings_of(key, row, pairs, "cpu") for key, row in rows.items()}
-    path.parent.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     test.open_log(path)
     same = {key: {x: whole[x] for x in SAME} for key, whole in settings.items()}
     found = test.rounds_in(path, same, seeds)

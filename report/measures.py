@@ -19,7 +19,7 @@ SHOWN = 1000  # points in a plane of t-SNE
 
 def answers(model, input):
     """A trained model's comparisons [N] and digits' scores [N, 2, 10] of pairs `input`."""
-    with torch.no_grad():
+    with torch.inference_mode():
         parts = [model.eval()(part) for part in input.split(100)]
     return [torch.cat(tensors) for tensors in zip(*parts)]
 

@@ -306,14 +306,16 @@ def like_for_like(main, grids, adaptive):
             rivals.append((0.01, adaptive.get(f"{name}, rate 0.01", {})))
         for rate, with_rule in rivals:
             texts = [f"{entry['parameters']:,}"]
-            reported = test.EXPERIMENTS.get(name, {}).get("reported")
+            reported = 100 * REPORTED["table_2"].get(name, [math.nan])[0]
             constant, rule = entry, None
             if name in REPORT_1:
-                if rate != row["learning_rate"]:
-                    reported = 100 - 100 * REPORTED["rates"][f"{rate:g}"][REPORT_1.index(name)]
+                by_size = REPORTED["batch_sizes"][str(row["batch_size"])]
+                by_rate = REPORTED["rates"].get(f"{rate:g}")
+                found = by_size if rate == row["learning_rate"] else by_rate
+                reported = 100 - 100 * found[REPORT_1.index(name)]
                 constant = grids.get(cell(name, rate, row["batch_size"]), {})
                 rule = with_rule
-            texts.append("–" if reported is None else f"{reported:.2f}")
+            texts.append("–" if math.isnan(reported) else f"{reported:.2f}")
             texts += [percent(good(constant, x)) for x in ("test_error", "best_test_error")]
             texts.append("–" if rule is None else percent(good(rule, "test_error")))
             label = f" at {rate:g}" if len(rivals) > 1 else ""

@@ -1,10 +1,12 @@
 """data.py against the published facts about MNIST, the course's helper, and torchvision."""
 
+import errno
 import gzip
 import os
 import re
 import shutil
 import sys
+import tempfile
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -61,16 +63,33 @@ def test_mnist_is_what_its_files_say(mnist):
         assert torch.equal(values.view(tensor.shape), tensor.to(torch.uint8))
 
 
-def test_the_environment_names_another_folder(tmp_path, monkeypatch, mnist):
-    """The test labels there are another file's: MD5 sums are looked at, and no network is there."""
-    path = broken(raw_copy(tmp_path), "missing")
+def test_where_mnist_is_looked_for(tmp_path, monkeypatch, mnist):
+    """In the course's folder, in that of torchvision, beside data.py: what one lacks, or has only
+    damaged or unpacked, another has. There is no network."""
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://localhost:9/"])
     monkeypatch.setenv("PYTORCH_DATA_DIR", str(tmp_path))
     load_mnist = data.load_mnist.__wrapped__  # not from the cache
-    with pytest.raises(ValueError, match=re.escape(str(tmp_path))):
-        load_mnist()
-    shutil.copy(ROOT / "data" / "MNIST" / "raw" / path.name, path)
+    assert torch.equal(load_mnist()[3], mnist[3])  # nothing is there
+    raw_copy(tmp_path / "mnist")
+    path = broken(raw_copy(tmp_path), "changed")
+    path.with_suffix("").write_bytes(b"not looked at")
     assert torch.equal(load_mnist()[3], mnist[3])
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr(data, "__file__", str(tmp_path / "elsewhere" / "data.py"))
+    assert torch.equal(load_mnist()[3], mnist[3])  # all but one in both, that one in the course's
+    broken(tmp_path / "mnist" / "MNIST" / "raw", "missing")
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / "elsewhere" / "data"))):
+        load_mnist()
+
+
+@pytest.mark.parametrize("where", ["copy", "mkdtemp"])
+def test_a_full_temporary_folder_is_named(where, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil if where == "copy" else data.tempfile, where, full)
+    with pytest.raises(ValueError, match=f"unpacked in {tempfile.gettempdir()} .*TMPDIR"):
+        data.load_mnist.__wrapped__()
 
 
 def test_nothing_is_written_and_unpacked_files_do_not_matter(tmp_path, mnist):

@@ -34,11 +34,12 @@ from report import (
     nets,
     numbers,
     search,
+    show,
     tables,
 )
 from report.__main__ import typeset
 from report.experiments import cell
-from report.files import complete, read
+from report.files import read
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -164,9 +165,10 @@ def test_what_the_reports_say():
     for n, key in enumerate(experiments.REPORT_1):
         row = test.EXPERIMENTS[key]
         accuracy = grids["batch_sizes"][str(row["batch_size"])][n]
-        assert row["reported"] == pytest.approx(100 * (1 - accuracy), abs=0.005)
+        figure, _, difference = row["reported"].partition(", ")
+        assert figure == f"{100 - 100 * accuracy:.2f}" and "best epoch" in difference
     for key, (error, *_) in grids["table_2"].items():
-        assert test.EXPERIMENTS[key]["reported"] == 100 * error
+        assert test.EXPERIMENTS[key]["reported"] == f"{100 * error:.2f}"
 
 
 def test_what_is_trained_on_does_not_judge():
@@ -277,13 +279,14 @@ def test_only_what_is_missing_is_trained(tmp_path, monkeypatch, capsys):
     """By row, pairs and arguments; what has others stays in the log. Rounds of other code count,
     and are told."""
     monkeypatch.setattr(files, "RESULTS", tmp_path)
+    complete = partial(files.complete, folder=tmp_path)
     path = tmp_path / "some.jsonl"
     complete("some", {"short": SHORT}, 2, RUN, 2)
     first = path.read_text()
     assert first.count("\n") == 2
     complete("some", {"short": SHORT}, 2, RUN)
     assert path.read_text() == first and "other" not in capsys.readouterr().err
-    path.write_text(first.replace(test.digest([]), "anothercode0"))
+    path.write_text(first.replace(test.digest(), "anothercode0"))
     complete("some", {"short": SHORT, "more": SHORT}, {"short": 2, "more": 1}, RUN)
     assert path.read_text().count("\n") == 3
     assert "another version of the core, anothercode0" in capsys.readouterr().err
@@ -301,11 +304,9 @@ def test_nothing_is_missing_from_what_is_committed(tmp_path, monkeypatch, capsys
         raise AssertionError
 
     shutil.copytree(files.RESULTS, tmp_path / "results")
-    monkeypatch.setattr(files, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(benchmark, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(test, "run_in_workers", train)
     monkeypatch.setattr(test, "keep", train)
-    report.__main__.complete_all(20, 1)
+    report.__main__.complete_all(20, 1, folder=tmp_path / "results")
     for path in (ROOT / "report" / "results").iterdir():
         assert (tmp_path / "results" / path.name).read_bytes() == path.read_bytes()
 
@@ -348,10 +349,16 @@ def test_curves_of_a_log(tmp_path, monkeypatch, capsys):
     settings, path = test.settings_of("own", row, 100, "cpu"), tmp_path / "own.jsonl"
     for seed in range(2):
         test.append(RUN((settings, row, seed)), path)
-    monkeypatch.setattr("sys.argv", ["report.curves", str(path)])
-    curves.main()
-    assert capsys.readouterr().out == f"{tmp_path / 'own.svg'}\n"
+    for picture in ("own.svg", "own.png"):
+        monkeypatch.setattr(
+            "sys.argv", ["curves", str(path), str(tmp_path / picture), "--together"]
+        )
+        curves.main()
+        assert capsys.readouterr().out == f"{tmp_path / picture}\n"
     assert "own, 2 rounds" in (tmp_path / "own.svg").read_text()
+    assert (tmp_path / "own.png").read_bytes().startswith(b"\x89PNG")
+    header, *_, last, _ = show.tables(path)
+    assert "100 pairs" in header and last.startswith("own ") and "±" in last
     other = tmp_path / "none.json"
     assert "none.json" in refusal(curves.main, capsys, other)
     for text in ("", "{}"):
@@ -538,9 +545,7 @@ def test_the_readme_shows_the_results():
         line = json.loads(text)
         found[line["row"], line["seed"]] = line
     settings = {name: found[name, 0] for name in test.EXPERIMENTS}
-    rows = test.EXPERIMENTS.items()
-    reported = {x: f"{row['reported']:.2f}" if "reported" in row else "" for x, row in rows}
-    text = "\n".join(test.table(settings, range(20), found, reported))
+    text = "\n".join(test.table(settings, range(20), found, as_reported=True))
     assert f"\n```\n{text}\n```\n" in README
 
 

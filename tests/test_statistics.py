@@ -17,16 +17,17 @@ def entry(errors, diverged=None):
     return {"test_error": errors, "diverged": diverged or states}
 
 
-def words(errors, diverged=(), rounds=4, reported="17.00"):
+def words(errors, diverged=(), rounds=4, reported=True, sure=()):
     """The words of the table's line of a row: rounds with these errors, the n-th of seed n."""
     found = {}
     for seed, error in enumerate(errors):
         line = {"test_error": [error and error / 2, error], "parameters": 71076, "seconds": 2.0}
-        found["siamese", seed] = line | {"diverged": seed in diverged}
+        line |= {"row": "siamese", "diverged": seed in diverged, "one_answer": seed in sure}
+        found["siamese", seed] = line
     settings = dict(torch="2", device="cpu", processor="AVX2", pairs=1000, code="abc")
-    lines = list(table({"siamese": settings}, range(rounds), found, {"siamese": reported}))
-    assert lines[0] == "torch 2, cpu (AVX2), 1000 pairs, code abc" and len(lines) == 4
-    return " ".join(lines[3].split())
+    lines = list(table({"siamese": settings}, range(rounds), found, reported))
+    assert lines[0] == "torch 2, cpu (AVX2), 1000 pairs, code abc" and len(lines) == 3
+    return " ".join(lines[2].split())
 
 
 def test_mean_and_deviation_by_hand():
@@ -109,18 +110,16 @@ def test_spread_rise_and_worst_round_by_hand():
 
 
 def test_a_row_of_the_table():
-    assert words([0.01, 0.02, 0.06], rounds=3) == (
-        "siamese 71,076 3.00 ± 2.65 1.50 ± 1.32 17.00 2.00"
-    )
-    assert words([0.1], rounds=1, reported="") == "siamese 71,076 10.00 5.00 2.00"
+    row = "siamese 71,076 3.00 ± 2.65 1.50 ± 1.32 2.00 17.00"
+    assert words([0.01, 0.02, 0.06], rounds=3) == row
+    assert words([0.1], rounds=1, reported=False) == "siamese 71,076 10.00 5.00 2.00"
 
 
 def test_what_is_missing_or_diverged_is_left_out_and_said():
-    assert words([0.01, 0.02, 0.06]) == (
-        "siamese 71,076 3.00 ± 2.65 1.50 ± 1.32 17.00 2.00 of 4 rounds 0 diverged, 1 missing"
-    )
-    assert words([0.01, None, 0.02, 0.06], diverged=[1]) == (
-        "siamese 71,076 3.00 ± 2.65 1.50 ± 1.32 17.00 2.00 of 4 rounds 1 diverged, 0 missing"
-    )
-    assert words([]) == "siamese of 4 rounds 0 diverged, 4 missing"
-    assert words([None], diverged=[0], rounds=1) == "siamese of 1 rounds 1 diverged, 0 missing"
+    row = "siamese 71,076 3.00 ± 2.65 1.50 ± 1.32 2.00 17.00 of 4 rounds "
+    assert words([0.01, 0.02, 0.06]) == row + "1 missing"
+    assert words([0.01, None, 0.02, 0.06], diverged=[1]) == row + "1 diverged"
+    answers = "1 missing, 1 with one answer to all pairs"
+    assert words([0.01, 0.02, 0.06], sure=[1]) == row + answers
+    assert words([]) == "siamese of 4 rounds 4 missing"
+    assert words([None], diverged=[0], rounds=1, sure=[0]) == "siamese of 1 rounds 1 diverged"

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import math
+from functools import partial
 from itertools import chain
 
 import pytest
@@ -16,6 +17,7 @@ from data import generate_pair_sets
 from models import (
     Model,
     Shared,
+    TwoLogits,
     lenet_digit,
     lenet_head,
     likeliest,
@@ -24,7 +26,7 @@ from models import (
     trunk,
 )
 from test import EXPERIMENTS
-from train import mistakes, total_loss, train
+from train import mistakes, total_loss, train, train_round
 
 SGD = dict(optimizer="SGD", learning_rate=0.5, batch_size=2, epochs=1)
 
@@ -185,6 +187,13 @@ def test_the_one_cycle_schedule_ends_with_the_last_step(monkeypatch):
     assert history["learning_rate"] == [rates[0], rates[7], rates[14]]
 
 
+def test_a_short_cycle_has_a_rate_to_learn_with():
+    """OneCycleLR's last steps have next to none: of one step in all, that is the only one."""
+    for steps in (1, 2, 3, 4, 5):
+        history = run(Mean(), numbered(2 * steps), schedule="one-cycle")
+        assert history["learning_rate"] == [pytest.approx(0.5 / 25)]
+
+
 # Batches, augmentation, evaluation
 
 
@@ -230,6 +239,15 @@ def test_distorted_copies_take_the_place_of_the_pairs(monkeypatch):
     assert sorted(order[40:]) == list(range(1, 11)) and order[:20] != order[20:40]
     seen = model.seen
     assert len(set(seen[:40])) == 40 and all(len(set(pixels)) == 1 for pixels in seen[40:])
+
+
+def test_a_distortion_may_change_its_input_in_place():
+    """Every copy is of the pairs as they were."""
+    model = Mean()
+    settings = dict(copies=2, epochs=3, distort=lambda input, generator: input.mul_(2))
+    run(model, numbered(2), batch_size=1, **settings)
+    seen = [mean for (mean,) in model.seen[True]]
+    assert sorted(seen) == [1, 2] + 4 * [2] + 4 * [4]
 
 
 def test_rotated_copies_join_the_pairs(pair_sets):
@@ -286,6 +304,8 @@ def test_sets_that_do_not_fit_are_refused():
     sets = generate_pair_sets(300, torch.Generator().manual_seed(0))
     with pytest.raises(ValueError):
         train(sub_lenet5_ws(), sets[:3], [sets[3][:100], sets[4]], epochs=1)
+    with pytest.raises(AssertionError, match="Size mismatch"):
+        train(sub_lenet5_ws(), [sets[0], sets[1][:200], sets[2]], sets[3:], epochs=1)
 
 
 def test_no_test_label_reaches_training():
@@ -310,6 +330,48 @@ def test_what_diverges_is_not_a_number():
     assert all(math.isnan(history[name][0]) for name in ("loss", "train_error", "test_error"))
     history = run(Mean(), numbered(2), broken)
     assert math.isfinite(history["loss"][0]) and math.isnan(history["test_error"][0])
+
+
+class Losing(Model):
+    """Its first training step leaves `value` in `what`, which no answer shows."""
+
+    def __init__(self, what="buffer", value=math.nan):
+        super().__init__(Shared(trunk(1, 10)), TwoLogits(20, 2))
+        self.register_buffer("mask", torch.zeros(3, 3).triu().log())  # -inf from the start
+        self.register_buffer("buffer", torch.zeros(2, dtype=torch.long).float())
+        self.weight, self.what, self.value = nn.Parameter(torch.zeros(2)), what, value
+
+    def forward(self, pairs):
+        if self.training:
+            getattr(self, self.what).data[1] = self.value
+        return super().forward(pairs)
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        (dict(model=Losing), True),
+        (dict(model=partial(Losing, "weight", -math.inf)), True),
+        (dict(model=partial(Losing, value=1.0)), False),
+        (dict(model=siamese, learning_rate=1e8), True),
+        (EXPERIMENTS["posterior"] | dict(learning_rate=1e9, epochs=1), True),  # its answers alone
+    ],
+)
+def test_a_round_of_which_a_number_is_lost_has_diverged(changes, expected):
+    """A weight, a statistic; also where the answers hide it. What was infinite before may be so."""
+    settings = dict(draw=partial(generate_pair_sets, 100), epochs=3) | changes
+    assert train_round(seed=0, **settings)[2]["diverged"] is expected
+
+
+@pytest.mark.parametrize("sign, expected", [(1, True), (-1, True), (0, False)])
+def test_one_answer_to_all_pairs_is_noted(sign, expected):
+    class Sure(Mean):
+        def forward(self, pairs):
+            comparison, digits = super().forward(pairs)
+            return comparison + (sign or pairs.mean(dim=(1, 2, 3)) - 30), digits
+
+    found = train_round(Sure, 0, partial(generate_pair_sets, 100), **(SGD | dict(learning_rate=0)))
+    assert found[2]["one_answer"] is expected and not found[2]["diverged"]
 
 
 def test_frozen_parameters_stay():
@@ -347,7 +409,7 @@ def test_it_is_pleasant_from_a_prompt(pair_sets):
     ("changes", "says"),
     [
         (dict(optimizer="Adamm"), "has no attribute 'Adamm'"),
-        (dict(copies=1, epochs=2, distort=lambda input, generator: input[:2]), "out of bounds"),
+        (dict(copies=1, epochs=2, distort=lambda input, generator: input[:2]), "Size mismatch"),
         (dict(learning_rate="fast"), "could not convert"),
         (dict(optimizer="Adam", momentum=0.9), "momentum"),
         (dict(learning_rate=-0.01), "Invalid learning rate: -0.01"),
@@ -368,14 +430,49 @@ def test_nonsense_is_refused(changes, says):
         run(Mean(), numbered(4), **changes)
 
 
-@pytest.mark.parametrize("shapes", [((1,), (2, 10)), ((), (20,)), ((), (2, 9)), ((2,), (2, 10))])
-def test_outputs_that_do_not_fit_are_refused(shapes):
-    class Wrong(Mean):
-        def forward(self, pairs):
-            return tuple(torch.zeros(len(pairs), *shape) + self.weight for shape in shapes)
+class Returning(Mean):
+    """What `what` makes of the right outputs."""
 
-    with pytest.raises(ValueError, match=r"must return \[N\] and \[N, 2, 10\]"):
-        run(Wrong(), numbered(4))
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+
+    def forward(self, pairs):
+        return self.what(*super().forward(pairs))
+
+
+@pytest.mark.parametrize(
+    "what, found",
+    [
+        (lambda z, d: (z.unsqueeze(1), d), "[[2, 1], [2, 2, 10]]"),
+        (lambda z, d: (z, d.flatten(1)), "[[2], [2, 20]]"),
+        (lambda z, d: (z, d[:, :, :9]), "[[2], [2, 2, 9]]"),
+        (lambda z, d: (z[:1], d), "[[1], [2, 2, 10]]"),
+        (lambda z, d: torch.stack([z, -z], dim=1), "[2, 2]"),
+        (lambda z, d: (d[:, 0], d[:, 1], z), "[[2, 10], [2, 10], [2]]"),
+        (lambda z, d: (z, [d[:, 0], d[:, 1]]), "[[2], [[2, 10], [2, 10]]]"),
+        (lambda z, d: {"comparison": z, "digits": d}, "dict"),
+        (lambda z, d: None, "NoneType"),
+    ],
+)
+def test_outputs_that_do_not_fit_are_described(what, found):
+    """In training, and in evaluation, where a model may return something else."""
+    says = f"the model must return [N] and [N, 2, 10] for N pairs, not {found}"
+    model = Returning(what)
+    with pytest.raises(ValueError) as error:
+        run(model, numbered(2))
+    assert str(error.value) == says
+    model.what = lambda *x: x if model.training else what(*x)
+    with pytest.raises(ValueError) as error:
+        run(model, numbered(2))
+    assert str(error.value) == says
+
+
+def test_digits_may_be_none_where_none_are_learned():
+    model = Returning(lambda z, d: [z, None])
+    assert run(model, numbered(4)) == run(Mean(), numbered(4))
+    with pytest.raises(ValueError, match="digit_weight must be 0: the model returns no digits"):
+        run(model, numbered(4), digit_weight=1)
 
 
 def test_a_comparison_that_cannot_learn_is_refused():

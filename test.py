@@ -2,13 +2,11 @@
 
 import argparse
 import ast
-import functools
 import hashlib
 import json
 import multiprocessing
 import os
 import signal
-import statistics
 import sys
 import threading
 import time
@@ -16,7 +14,9 @@ import traceback
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from datetime import timedelta
+from functools import cache, partial
 from pathlib import Path
+from statistics import mean, stdev
 
 import torch
 
@@ -39,12 +39,12 @@ EXPERIMENTS = dict(
     baseline_al=dict(model=models.baseline, rotation=5, digit_weight=1, reported="20.00"),
     siamese=dict(model=models.siamese, rotation=5, reported="17.00"),
     siamese_al=dict(model=models.siamese, rotation=5, digit_weight=1, reported="15.00"),
-    posterior=dict(model=models.posterior, comparison_weight=0, digit_weight=1, copies=2,
-                   label_smoothing=0.1, optimizer="AdamW", learning_rate=0.03, weight_decay=0.1,
-                   schedule="one-cycle"),
-    posterior_2s=dict(model=models.posterior, comparison_weight=0, digit_weight=1, copies=3,
-                      label_smoothing=0.1, optimizer="AdamW", learning_rate=0.04, weight_decay=0.1,
-                      schedule="one-cycle", batch_size=50, epochs=4),
+    posterior=dict(model=models.posterior, comparison_weight=0, digit_weight=1, copies=6,
+                   label_smoothing=0.1, optimizer="AdamW", learning_rate=0.05, weight_decay=0.1,
+                   schedule="one-cycle", epochs=13),
+    posterior_2s=dict(model=models.posterior_2s, comparison_weight=0, digit_weight=1, copies=4,
+                      label_smoothing=0.1, optimizer="AdamW", learning_rate=0.05, momentum=0.8,
+                      weight_decay=0.1, schedule="one-cycle", batch_size=50, epochs=2),
 )  # fmt: skip
 HEADER = """test error in percent, mean ± standard deviation (n-1) over the rounds
 
@@ -60,7 +60,7 @@ class WithoutDocstrings(ast.NodeTransformer):
         return None if isinstance(node.value, ast.Constant) else node
 
 
-@functools.cache
+@cache
 def code_of(path):
     """The code of a Python file, without comments and docstrings."""
     return ast.unparse(WithoutDocstrings().visit(ast.parse(Path(path).read_bytes())))
@@ -73,11 +73,9 @@ def digest():
 
 
 def in_json(value):
-    """A function by its name, a functools.partial by its parts."""
-    if isinstance(value, functools.partial):
+    """A function by its name, a partial by its parts."""
+    if isinstance(value, partial):
         return [value.func, value.args, value.keywords]
-    if value.__name__ == "<lambda>":
-        raise ValueError("a lambda has no name, use a function or functools.partial")
     return value.__name__
 
 
@@ -143,7 +141,7 @@ def run_job(job, device, folder=None):
     If it fails, the line has "fault" instead, the error's traceback.
     """
     settings, row, seed = job
-    draw = functools.partial(generate_pair_sets, settings["pairs"], nb_test=1000)
+    draw = partial(generate_pair_sets, settings["pairs"], nb_test=1000)
     try:
         model, _, outcome = train_round(seed=seed, draw=draw, device=device, **row)
         if folder:
@@ -213,10 +211,8 @@ def say(text):
 
 def percent(errors):
     """Mean ± standard deviation (n-1) of errors in 0..1, in percent."""
-    numbers = [statistics.mean(errors)]
-    if len(errors) > 1:
-        numbers.append(statistics.stdev(errors))
-    return " ± ".join(f"{100 * number:.2f}" for number in numbers)
+    spread = f" ± {100 * stdev(errors):.2f}" if len(errors) > 1 else ""
+    return f"{100 * mean(errors):.2f}{spread}"
 
 
 def table(settings, seeds, found, as_reported):
@@ -231,7 +227,7 @@ def table(settings, seeds, found, as_reported):
         if good:
             last = percent([line["test_error"][-1] for line in good])
             best = percent([min(line["test_error"]) for line in good])
-            seconds = statistics.mean(line["seconds"] for line in good)
+            seconds = mean(line["seconds"] for line in good)
             reported = EXPERIMENTS[name].get("reported", "") if as_reported else ""
             text = LAYOUT.format(name, good[0]["parameters"], last, best, seconds, reported)
         notes = {
@@ -259,9 +255,10 @@ def stop(number, frame):
     sys.exit(128 + number)
 
 
-def on_signals(handlers):
-    """Let Ctrl-C and SIGTERM have these handlers; return those that they had."""
-    return [signal.signal(*pair) for pair in zip((signal.SIGINT, signal.SIGTERM), handlers)]
+def on_signals(handler):
+    """Let Ctrl-C and SIGTERM have this handler."""
+    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, handler)
 
 
 def whole(text):
@@ -279,7 +276,7 @@ def parse_arguments():
     add("--epochs", type=whole, help="epochs of every model, instead of the table's")
     add("--pairs", type=whole, default=1000, help="to train on (1000)")
     add("--seed", type=int, default=0, help="the first (0)")
-    add("--device", default="auto", help="auto (the best there is), cpu, cuda, ...")
+    add("--device", default="auto", help="auto (cuda, or else cpu), cpu, cuda, mps, ...")
     add("--workers", type=whole, help="processes (one per core; on a GPU 4)")
     add("--output", type=Path, default="results.jsonl", help="(results.jsonl)")
     add("--save", type=Path, help="for each round's weights")
@@ -287,17 +284,13 @@ def parse_arguments():
 
 
 def find_device(name):
-    """`name`, or if that is "auto" the best device there is; an error if torch cannot use it."""
+    """`name`, or if that is "auto" cuda or else cpu; an error if torch cannot use it."""
     if name == "auto":
-        name = "cpu"
-        if torch.accelerator.is_available():
-            name = torch.accelerator.current_accelerator().type
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=name).item()
     except Exception as error:
-        raise ValueError(
-            f"{name} does not work here ({str(error).splitlines()[0]}): try --device cpu"
-        ) from error
+        raise ValueError(f"{name} does not work here ({error}): try --device cpu") from error
     return name
 
 
@@ -312,13 +305,15 @@ def prepare_row(name, options, device):
         model = row.get("model")
         if not callable(model) or isinstance(model, torch.nn.Module):
             raise ValueError("model must be a function or class that makes one, without brackets")
-        tensors = [[*net.parameters(), *net.buffers()] for net in (model(), model())]
-        first, second = ({tensor.data_ptr() for tensor in kept} for kept in tensors)
-        if first & second:
+        nets = model(), model()
+        memory = [
+            {tensor.data_ptr() for tensor in [*net.parameters(), *net.buffers()]} for net in nets
+        ]
+        if set.intersection(*memory):
             raise ValueError("model must make new weights at each call")
         arguments = train.__kwdefaults__ | row
         size = arguments["batch_size"]
-        draw = functools.partial(generate_pair_sets, options.pairs % size or size, nb_test=8)
+        draw = partial(generate_pair_sets, options.pairs % size or size, nb_test=8)
         arguments["epochs"] = min(arguments["epochs"], 2)
         train_round(seed=options.seed, draw=draw, device=device, **arguments)
         settings = settings_of(name, row, options.pairs, device)
@@ -356,25 +351,23 @@ def main():
             if (seed + n + rank) % world == 0 and (name, seed) not in found:
                 jobs.append((settings[name], rows[name], seed))
     say(f"{path} has {len(found)} rounds, {len(jobs)} are to be trained on {device}")
-    run = functools.partial(run_job, device=device, folder=options.save)
-    workers = min(options.workers or (cores if device == "cpu" else 4), len(jobs))
-    if world > 1 or workers <= 1:
-        lines = (run(job) for job in jobs)
-    else:
+    run = partial(run_job, device=device, folder=options.save)
+    workers = min(options.workers or (cores if device == "cpu" else 4) // world, len(jobs))
+    lines = (run(job) for job in jobs)
+    if workers > 1:
         lines = run_in_workers(run, jobs, workers)
 
-    faults = {}
-    before = on_signals([stop, stop])
+    on_signals(stop)
     try:
         faults = keep(lines, path, len(jobs))
     except Exception as error:
         fail(f"stopped by {type(error).__name__}: {error}", 1)
     finally:
-        on_signals([signal.SIG_IGN, signal.SIG_IGN])  # a second one would cost the table
+        on_signals(signal.SIG_IGN)  # a second one would cost the table
         found = rounds_in(path, settings, seeds)
         lines = table(settings, seeds, found, not options.epochs and options.pairs == 1000)
         print(*lines, f"\nresults in {path}", sep="\n")
-    on_signals(before)
+    on_signals(signal.default_int_handler)
     if faults:
         say("".join(faults.values()))
         sys.exit(int(world == 1))  # at code 1 torchrun would stop the other ranks

@@ -47,7 +47,7 @@ def total_loss(comparison, digits, target, classes, comparison_weight, digit_wei
     if digit_weight:
         scores, labels = digits.flatten(end_dim=1), classes.flatten()
         auxiliary = F.cross_entropy(scores, labels, label_smoothing=smoothing)
-        loss = loss + digit_weight * 2 * auxiliary  # a mean over both digits, of which a sum is due
+        loss += digit_weight * 2 * auxiliary  # a mean over both digits, of which a sum is due
     return loss
 
 
@@ -72,7 +72,7 @@ def shuffled(input, target, classes, generator=None, copies=0, distort=None):
     if copies:
         input = torch.cat([distort(input.clone(), generator) for _ in range(copies)])
         target, classes = target.repeat(copies), classes.repeat(copies, 1)
-    order = torch.randperm(len(input), generator=generator).to(input.device)
+    order = torch.randperm(len(input), generator=generator)
     return TensorDataset(input, target, classes)[order]  # it checks that they are as many
 
 
@@ -85,7 +85,7 @@ def train(
     optimizer="Adam",  # or "AdamW", "SGD", of torch.optim
     learning_rate=0.001,  # of "one-cycle" the highest
     weight_decay=0.0,
-    momentum=0.0,  # of "SGD"
+    momentum=0.0,  # of "SGD"; of the others the first beta, 0 stands for their own, 0.9
     schedule="constant",  # or "adaptive" (report 1, section VII), "one-cycle" (Smith, 2018)
     lowest_rate=1e-4,  # of "adaptive": without it sub_lenet5_ws, which starts here, ends at chance
     batch_size=100,  # pairs
@@ -113,25 +113,25 @@ def train(
     weights = comparison_weight, digit_weight, label_smoothing
     if rotation:
         train_set = data.add_rotated(*train_set, generator, rotation)
-    nb_pairs = len(train_set[0])
 
     settings = {"lr": float(learning_rate), "weight_decay": weight_decay, "fused": True}
-    if momentum:
-        settings["momentum"] = momentum  # which only SGD takes
+    if optimizer == "SGD":
+        settings["momentum"] = momentum
+    elif momentum:
+        settings["betas"] = (momentum, 0.999)
     optimizer = getattr(torch.optim, optimizer)(model.parameters(), **settings)
     (group,) = optimizer.param_groups
+    copies_by_epoch = [copies] * (epochs - 1) + [0]
     if schedule == "one-cycle":
-        nb_steps = (epochs - 1) * math.ceil(max(1, copies) * nb_pairs / batch_size)
-        nb_steps += math.ceil(nb_pairs / batch_size)
+        nb_pairs = len(train_set[0])
+        nb_steps = sum(math.ceil(max(1, n) * nb_pairs / batch_size) for n in copies_by_epoch)
         # of fewer than four it would have the last ones, whose rate is next to nothing
         cycle = OneCycleLR(optimizer, group["lr"], max(4, nb_steps), cycle_momentum=False)
 
     history = {"loss": [], "train_error": [], "test_error": [], "learning_rate": []}
-    for epoch in range(epochs):
+    for nb_copies in copies_by_epoch:
         history["learning_rate"].append(group["lr"])
-        if epoch == epochs - 1:
-            copies = 0
-        epoch_set = shuffled(*train_set, generator, copies, distort)
+        epoch_set = shuffled(*train_set, generator, nb_copies, distort)
         nb_epoch = len(epoch_set[0])
         loss_sum = 0
         wrong = 0
@@ -144,13 +144,13 @@ def train(
             optimizer.step()
             if schedule == "one-cycle":
                 cycle.step()
-            loss_sum = loss_sum + loss.detach() * len(pairs)
-            wrong = wrong + mistakes(comparison, target).sum()
+            loss_sum += loss.detach() * len(pairs)
+            wrong += mistakes(comparison, target).sum()
         history["loss"].append(loss_sum.item() / nb_epoch)
         history["train_error"].append(wrong.item() / nb_epoch)
         history["test_error"].append(evaluate(model, *test_set[:2]))
         losses = history["loss"]
-        if schedule == "adaptive" and epoch > 0 and losses[-1] > 0.97 * losses[-2]:
+        if schedule == "adaptive" and len(losses) > 1 and losses[-1] > 0.97 * losses[-2]:
             group["lr"] = max(group["lr"] / 2, min(group["lr"], lowest_rate))
     return history
 
@@ -173,8 +173,10 @@ def train_round(model, seed, draw, device="cpu", **arguments):
         net = model().to(device)
         generator.manual_seed(training_seed)
         history = train(net, pairs[:3], pairs[3:], generator, **arguments)
-    outcome = {"seconds": time.perf_counter() - start}
-    outcome["parameters"] = sum(parameter.numel() for parameter in net.parameters())
+    outcome = {
+        "seconds": time.perf_counter() - start,
+        "parameters": sum(parameter.numel() for parameter in net.parameters()),
+    }
     for name, values in history.items():
         outcome[name] = [value if math.isfinite(value) else None for value in values]
     with torch.no_grad():  # in PyTorch's own layout, as oneDNN's hides NaN

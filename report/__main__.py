@@ -69,7 +69,7 @@ def main():
     if folder != RESULTS and not options.logs:
         fail("--results is for logs that are named, as the report is made of report/results")
     torch.set_num_threads(1)  # so that workers can be forked
-    before = test.on_signals([test.stop, test.stop])
+    test.on_signals(test.stop)
     try:
         load_mnist()  # here, as forked workers then have it
         complete_all(options.rounds, options.workers, logs, folder)
@@ -84,8 +84,6 @@ def main():
         print(FOLDER / "report.pdf")
     except (BrokenExecutor, OSError, RuntimeError, ValueError) as error:
         fail(error)
-    finally:
-        test.on_signals(before)
 
 
 if __name__ == "__main__":

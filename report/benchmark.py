@@ -39,14 +39,16 @@ from data import add_rotated, generate_pair_sets, load_mnist
 from report.files import CORES, PAIRS, RESULTS, complete, good, read, write
 from train import train, train_round
 
-EPOCHS, REPEATS = 12, 3  # of a round; of each measurement
+EPOCHS, REPEATS = 12, 3  # of a round; of each measurement, but of the steps
 TWO_SECONDS, ROUNDS = "posterior_2s", 10  # the row that is profiled, and how often
-STEPS = {  # from (a) to (b): processes, threads of each, memory layout and optimizer of test.py
-    "textbook": (1, CORES, False, False),
-    "one thread": (1, 1, False, False),
-    "a process a core": (CORES, 1, False, False),
-    "memory layout": (CORES, 1, True, False),
-    "fused optimizer": (CORES, 1, True, True),
+STEPS = {  # from (a) to (b): processes, threads of each, layout, whether the optimizer is fused
+    "textbook": (1, CORES, "plain", False),
+    "channels_last": (1, CORES, "channels_last", False),  # in place of what follows
+    "torch.compile": (1, CORES, "compiled", False),  # likewise; once it is compiled
+    "one thread": (1, 1, "plain", False),
+    "a process a core": (CORES, 1, "plain", False),
+    "oneDNN's layout": (CORES, 1, "ours", False),
+    "fused optimizer": (CORES, 1, "ours", True),
 }
 STEPPED = "sub_lenet5", "siamese_al", "posterior"  # one model of each kind
 MEASURES = "textbook_seconds", "seconds", "textbook_utilisation", "utilisation"
@@ -74,8 +76,29 @@ def textbook_loss(row, comparison, digits, target, classes):
     return loss
 
 
-def textbook_round(row, seed, nb_pairs, threads=1, layout=False, fused=False):
-    """Seconds that the textbook loop takes for one round; `layout` and `fused` are test.py's."""
+def laid_out(model, layout):
+    if layout == "plain":
+        return plain(model)
+    if layout == "channels_last":
+        return plain(model).to(memory_format=torch.channels_last)
+    return model
+
+
+def compiled(model, row, pairs):
+    """The model after torch.compile, which compiles a training step and an evaluation here."""
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # processes that would outlive a worker
+    found = torch.compile(plain(model))
+    input, target, classes = pairs
+    size = row["batch_size"]
+    for _ in range(8):  # so that of two nets both have had their turn
+        textbook_loss(row, *found.train()(input[:size]), target[:size], classes[:size]).backward()
+    with torch.no_grad():
+        found.eval()(input)
+    return found
+
+
+def textbook_round(row, seed, nb_pairs, threads=1, layout="plain", fused=False):
+    """Seconds that the textbook loop takes for one round, without those of torch.compile."""
     torch.set_num_threads(threads)
     start = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
@@ -84,7 +107,12 @@ def textbook_round(row, seed, nb_pairs, threads=1, layout=False, fused=False):
     if row["rotation"]:
         train_set = add_rotated(*train_set, generator, row["rotation"])
     model, size, copies = row["model"](), row["batch_size"], row["copies"]
-    model = model if layout else plain(model)
+    if layout == "compiled":
+        pause = time.perf_counter()
+        model = compiled(model, row, sets[3:])
+        start += time.perf_counter() - pause
+    else:
+        model = laid_out(model, layout)
     settings = dict(lr=row["learning_rate"], weight_decay=row["weight_decay"], fused=fused or None)
     optimizer = getattr(torch.optim, row["optimizer"])(model.parameters(), **settings)
     for epoch in range(row["epochs"]):
@@ -165,12 +193,23 @@ def step(job):
     return textbook_round(row, seed, PAIRS, *options)
 
 
+def compiling(name):
+    """Seconds that torch.compile takes for the model of a row, in a process of its own."""
+    row = benchmark()[name]
+    torch.set_num_threads(CORES)
+    pairs = generate_pair_sets(PAIRS, torch.Generator().manual_seed(0))[3:]
+    start = time.perf_counter()
+    compiled(row["model"](), row, pairs)
+    return time.perf_counter() - start
+
+
 def step_by_step(name):
     """Seconds of a round of the row by step, and of test.py's, which is the last."""
     row, found = benchmark()[name], {}
     for what, (workers, *options) in STEPS.items():
         jobs = [(row, seed, *options) for seed in range(2 * workers)]
-        found[what], _ = timed(step, jobs, workers)
+        wall, seconds = timed(step, jobs, workers)
+        found[what] = statistics.mean(seconds) if workers == 1 else wall  # without compiling
     settings = test.settings_of(name, row, PAIRS, "cpu")
     jobs = [(settings, row, seed) for seed in range(2 * CORES)]
     found["test.py"], _ = timed(partial(test.run_job, device="cpu"), jobs, CORES)
@@ -344,7 +383,8 @@ def complete_all(folder=RESULTS):
         write_extras(extras, folder)
     if "steps" not in extras:
         names = [name for name in STEPPED if name in test.EXPERIMENTS]
-        extras["steps"] = [{x: step_by_step(x) for x in names} for _ in range(REPEATS)]
+        extras["steps"] = [{x: step_by_step(x) for x in names} for _ in range(REPEATS - 1)]
+        extras["compiling"] = [*zip(names, test.run_in_workers(compiling, names, 1))]
         write_extras(extras, folder)
     if "round" not in extras and TWO_SECONDS in test.EXPERIMENTS:
         load_mnist()  # here, as a forked worker then has it

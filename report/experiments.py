@@ -5,6 +5,7 @@ Each function gives the rows of one results file. Nothing is chosen by these num
 
 from functools import partial
 
+import models
 import test
 from data import generate_pair_sets
 from report import heads as learned
@@ -184,23 +185,27 @@ def heads():
 def ablation():
     """From siamese_al to posterior: each row is the one before it, with a change.
 
-    What is left to do after the last is to smooth the labels and to sharpen the posteriors.
+    What is left to do after the last is to add the second net, which needs twice the copies.
     """
     if "siamese_al" not in test.EXPERIMENTS:
         return {}
     closed_form = row("siamese_al", model=nets.siamese_closed_form)
     digits_only = closed_form | dict(comparison_weight=0)
-    own_net = digits_only | dict(model=nets.own_net_closed_form)
-    distorted = own_net | dict(rotation=0, copies=2)
+    own_net = digits_only | dict(model=nets.named(nets.own_net_closed_form, "middle"))
+    upright = digits_only | dict(model=nets.named(nets.own_net_closed_form, "upright"))
+    distorted = upright | dict(rotation=0, copies=2)
     adamw = distorted | dict(optimizer="AdamW", weight_decay=0.1)
-    one_cycle = adamw | dict(schedule="one-cycle", learning_rate=0.03)
+    one_cycle = adamw | dict(schedule="one-cycle", learning_rate=0.05)
+    smoothed = one_cycle | dict(model=models.posterior_2s, label_smoothing=0.1)
     return {
         "closed form": closed_form,
         "digits' loss alone": digits_only,
         "own digit net": own_net,
+        "upright digits": upright,
         "distorted copies": distorted,
         "AdamW": adamw,
         "one cycle": one_cycle,
+        "smoothed labels": smoothed,
     }
 
 

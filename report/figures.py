@@ -15,7 +15,7 @@ import torch
 from data import generate_pair_sets
 from report.experiments import REPORT_1, REPORT_2, at_constant_rate
 from report.files import PAIRS, RESULTS, good, read, write
-from report.frontier import ENSEMBLE, point
+from report.frontier import ENSEMBLE, OTHERS, point
 from report.learning import curve
 from report.measures import calibration_bins, expected_calibration_error
 from report.search import differences
@@ -151,7 +151,8 @@ def frontier():
     for name in points:
         if name in names:
             color = COLORS.get(name, COLORS["posterior"] if name == ENSEMBLE else OTHER)
-            axes.errorbar(*points[name], fmt="D" if name in ours else "o", color=color, **style)
+            shape = "D" if name in ours else "s" if name in OTHERS else "o"
+            axes.errorbar(*points[name], fmt=shape, color=color, **style)
             side, (x, y) = SIDES.get(name, "right"), points[name][:2]
             ends = {"left": "right", "right": "left", "below left": "right"}
             align = dict(ha=ends.get(side, "center"), va="center")
@@ -168,7 +169,7 @@ def frontier():
         "the course", COURSE, (-6, 0), textcoords="offset points", ha="right", va="center"
     )
     axes.set(xscale="log", yscale="log", xlabel="seconds of one core for a round, tests included")
-    axes.set(ylabel="error on validation pairs, %", xlim=(0.2, 70), ylim=(0.4, 40))
+    axes.set(ylabel="error on validation pairs, %", xlim=(0.12, 70), ylim=(0.4, 40))
     for axis, ticks in (
         (axes.xaxis, (0.2, 0.5, 1, 2, 5, 10, 20, 50)),
         (axes.yaxis, (1, 2, 5, 10, 20)),

@@ -1,8 +1,8 @@
 """Error against the seconds of one core: report/results/frontier.jsonl.
 
-All rows of test.py's table, and the net of `posterior` trained for less and for more, on the pairs
-and under the seeds of report.search: errors are on validation pairs. One process runs them one
-after the other; a round has a test after every epoch, as in test.py.
+All rows of test.py's table, our own trained for less and for more, and other solutions of the
+course project, on the pairs and under the seeds of report.search: errors are on validation pairs.
+One process runs them one after the other; a round has a test after every epoch, as in test.py.
 """
 
 import statistics
@@ -11,15 +11,20 @@ import torch
 
 import test
 from models import Model, posterior
-from report import search
+from report import nets, search
 from report.files import PAIRS, good
 from report.nets import MEMBERS, Ensemble, ensemble
 from train import train_round
 
 TRAININGS = 8
 ENSEMBLE = f"posterior, ensemble of {MEMBERS}"
-SHORT = (2, 1), (3, 1), (3, 2), (7, 3), (12, 3)  # epochs and copies, as posterior_2s
-LONG = ((25, 4),)  # as posterior
+SHORT = (2, 1), (2, 2), (3, 3), (5, 4), (9, 4)  # epochs and copies, as posterior_2s
+LONG = (6, 6), (26, 6)  # as posterior
+OTHERS = {  # of the course's other solutions those that are described well enough, and run in time
+    "adamisik, convnet": dict(model=nets.adamisik_convnet),
+    "adamisik, ResNet": dict(model=nets.adamisik_resnet),
+    "masyahook": dict(model=nets.masyahook_convnet, learning_rate=0.0003, epochs=100),
+}
 
 
 def frontier():
@@ -30,6 +35,8 @@ def frontier():
             rows[f"{name}, epochs {epochs}, copies {copies}"] = test.EXPERIMENTS[name] | changes
     if "posterior" in test.EXPERIMENTS:
         rows[ENSEMBLE] = test.EXPERIMENTS["posterior"] | dict(model=ensemble)
+    for name, row in OTHERS.items():
+        rows[name] = dict(comparison_weight=0, digit_weight=1) | row
     return rows
 
 

@@ -9,7 +9,7 @@ import statistics
 import torch
 from scipy.stats import binomtest, spearmanr
 
-from models import Shared, closed_form, likeliest
+from models import Either, Shared, closed_form, likeliest
 from train import mistakes
 
 BINS = 20  # of equal width, of the probability P(a ≤ b)
@@ -157,7 +157,7 @@ def describe(model, pairs, seed, planes=False, confidences=False):
         ]
     # A shared net has a vector for each digit; others are taken to have one for the pair.
     axis = readout(model.head, digits)
-    if isinstance(model.net, Shared):
+    if isinstance(model.net, (Shared, Either)):
         points, labels = digits.flatten(0, 1), classes.flatten()
         if axis is not None:
             found["order_along_readout"] = order(digits[:, 0], classes[:, 0], axis[0])

@@ -436,6 +436,12 @@ def step_rows(repeats):
         yield [step, *(f"{x:.2f}" for x in medians)]
 
 
+def extrema(compiling):
+    """The least and the most seconds of (model, seconds); none of none."""
+    seconds = sorted(seconds for _, seconds in compiling)
+    return seconds[:: max(1, len(seconds) - 1)]
+
+
 def learning_curves(main, entries):
     """By model and measure: training pairs, error in percent, standard error."""
     curves = (("siamese_al", "error"), ("siamese_al", "closed_form_error"), ("posterior", "error"))
@@ -510,7 +516,7 @@ def numbers():
         ],
         "nearest_rates": list(nearest_rates(rates)),
         "fit": [[row[0], row[-1]] for row in readings if row[1]],
-        "parameters": {name: count(main.get(name)) for name in (*REPORT_1, *REPORT_2, "posterior")},
+        "parameters": {name: count(main.get(name)) for name in test.EXPERIMENTS},
         "ranges": dict(ranges(main, grids)),
         "best_settings": list(best_settings(main, grids)),
         "deviations": {name: deviations(*pair) for name, pair in rules.items()},
@@ -543,6 +549,7 @@ def numbers():
         "budget_trainings": str(budgets["environment"]["rounds"]),
         "profile_round": list(profile_rows(extras.get("round", []))),
         "steps": list(step_rows(extras.get("steps", []))),
+        "compiling": " to ".join(f"{s:.0f}" for s in extrema(extras.get("compiling", []))),
         "speed": list(benchmark.rows(bench)),
         "profile_step": {name: f"{value:.1f}" for name, value in extras["profile"].items()},
         "origin": {

@@ -26,9 +26,10 @@ PARAMETERS = {
     "sub_lenet5_ws_al": 59_288,
     "baseline": 71_790,
     "siamese": 71_076,
-    "posterior": 44_618,
+    "posterior": 49_364,
+    "posterior_2s": 24_682,
 }
-SHARED = ["sub_lenet5_ws", "sub_lenet5_ws_al", "siamese", "posterior"]
+SHARED = ["sub_lenet5_ws", "sub_lenet5_ws_al", "siamese", "posterior", "posterior_2s"]
 
 
 def build(name):
@@ -66,7 +67,8 @@ def widths(net, image):
 
 def test_image_sizes_on_the_way():
     image = torch.zeros(2, 1, 14, 14)
-    assert widths(posterior_digit(), image) == [14, 12, 6, 4, 2]
+    assert widths(posterior_digit(models.Upright()), image) == [14, 12, 10, 5, 3]
+    assert widths(posterior_digit(torch.nn.ZeroPad2d(-1)), image) == [14, 12, 10, 5, 3]
     assert widths(lenet_digit(), image) == [14, 10, 5]
     assert widths(trunk(1, 10), image) == [14, 13, 6, 7, 3, 4, 2]
 
@@ -203,3 +205,79 @@ def test_in_evaluation_the_convnets_are_like_any_module(key, pair_sets):
     torch.testing.assert_close(exported(pairs.detach())[1], model(pairs)[1])
     with torch.inference_mode():
         torch.testing.assert_close(model(pairs)[1], exported(pairs)[1], rtol=1e-4, atol=1e-4)
+
+
+# Upright digits
+
+
+def moments(images):
+    """Mean and variance of the pixels' y and x, in pixels of their frame, and the covariance."""
+    images = images.clamp(min=0)[:, 0].double()
+    axis = torch.arange(images.shape[-1]).double()
+    weights = images / images.sum((1, 2), keepdim=True)
+    y, x = weights.sum(2) @ axis, weights.sum(1) @ axis
+    yy, xx = weights.sum(2) @ axis**2 - y**2, weights.sum(1) @ axis**2 - x**2
+    return y, x, yy, xx, torch.einsum("nyx,y,x->n", weights, axis, axis) - y * x
+
+
+def bars(slant, top=4, x=6.5, height=6.0, width=1.0):
+    """Soft bars [1, 1, 14, 14] that lean to the right by `slant` pixels a row.
+
+    They are so bright that the background, which counts as 1, does not matter.
+    """
+    rows, columns = torch.meshgrid(torch.arange(14.0), torch.arange(14.0), indexing="ij")
+    offset = (columns - x + slant * (rows - top - height / 2)) / width
+    inside = torch.sigmoid(4 * (rows - top)) * torch.sigmoid(4 * (top + height - rows))
+    return (25500 * torch.exp(-(offset**2)) * inside).view(1, 1, 14, 14)
+
+
+def test_leaning_digits_stand_upright_in_the_middle():
+    """However a bar leans and wherever it is, it comes out as the one that stands."""
+    upright = models.Upright()
+    stands = upright(bars(0.0))
+    y, x, _, _, covariance = moments(stands)
+    assert abs(y - 5.5) < 0.1 and abs(x - 5.5) < 0.1 and abs(covariance) < 0.1
+    for leaning in (bars(0.4), bars(-0.3), bars(0.3, top=3), bars(-0.2, x=7.5)):
+        assert (upright(leaning) - stands).abs().mean() < 0.2 * stands.mean()
+        assert abs(moments(upright(leaning))[4]) < 0.15
+
+
+def test_half_of_a_size_is_left():
+    """In the logarithm: a bar twice as wide comes out √2 as wide, one half as high √½ as high."""
+    upright = models.Upright()
+    _, _, yy, xx, _ = moments(upright(bars(0.0, width=1.4)))
+    assert moments(upright(bars(0.0, width=2.8)))[3] / xx == pytest.approx(2, rel=0.1)
+    assert moments(upright(bars(0.0, top=5.5, height=3)))[2] / yy == pytest.approx(0.5, rel=0.1)
+
+
+def test_upright_training_digits(mnist):
+    """They are centred and don't lean, and have on average the size in pixels that they had, once
+    they don't; and their sizes differ less."""
+    images = torch.nn.functional.avg_pool2d(mnist[0][:2000, None].float(), 2)
+    before, after = moments(images), moments(models.Upright()(images))
+    y, x, yy, xx, covariance = after
+    assert (y - 5.5).abs().mean() < 0.1 and (x - 5.5).abs().mean() < 0.1
+    assert (covariance / (yy * xx).sqrt()).abs().mean() < 0.1
+    assert (before[4] / (before[2] * before[3]).sqrt()).abs().mean() > 0.2
+    for old, new in ((before[2], yy), (before[3] - before[4] ** 2 / before[2], xx)):
+        assert new.sqrt().mean() / old.sqrt().mean() == pytest.approx(1, abs=0.04)
+        assert new.log().std() < 0.7 * old.log().std()
+
+
+def test_an_empty_image_stays_empty():
+    assert models.Upright()(torch.zeros(2, 1, 14, 14)).abs().max() == 0
+
+
+def test_of_two_nets_each_batch_teaches_one_and_both_answer():
+    nets = [torch.nn.Conv2d(2, 1, 14) for _ in range(2)]
+    both, pairs = models.Either(nets), torch.rand(3, 2, 14, 14)
+    torch.manual_seed(0)
+    taught = []
+    for _ in range(100):
+        both.zero_grad()
+        both(pairs).sum().backward()
+        taught.append([net.weight.grad is not None for net in nets])
+    assert taught.count([True, False]) + taught.count([False, True]) == 100
+    assert 30 < taught.count([True, False]) < 70
+    mean = (nets[0](pairs) + nets[1](pairs)) / 2
+    torch.testing.assert_close(both.eval()(pairs), mean)

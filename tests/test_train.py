@@ -119,6 +119,18 @@ def test_two_sgd_steps_by_hand(momentum):
     assert model.weight.item() == pytest.approx(w)
 
 
+def test_two_adam_steps_by_hand():
+    """Their first beta is `momentum`. The first step is the sign of its gradient; in the second the
+    means are of both gradients, less their bias."""
+    model = Mean()
+    run(model, numbered(1), epochs=2, optimizer="Adam", momentum=0.6)
+    first, w = -0.5, 0.5
+    second = -(1 - 1 / (1 + math.exp(-w)))
+    mean = (0.6 * 0.4 * first + 0.4 * second) / (1 - 0.6**2)
+    square = (0.999 * 0.001 * first**2 + 0.001 * second**2) / (1 - 0.999**2)
+    assert model.weight.item() == pytest.approx(w - 0.5 * mean / square**0.5)
+
+
 @pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
 def test_weight_decay_by_hand(optimizer):
     """Without a gradient (the pair is black) a step takes rate · decay of the weight away."""
@@ -411,13 +423,13 @@ def test_it_is_pleasant_from_a_prompt(pair_sets):
         (dict(optimizer="Adamm"), "has no attribute 'Adamm'"),
         (dict(copies=1, epochs=2, distort=lambda input, generator: input[:2]), "Size mismatch"),
         (dict(learning_rate="fast"), "could not convert"),
-        (dict(optimizer="Adam", momentum=0.9), "momentum"),
+        (dict(optimizer="Adam", momentum=1.5), "Invalid beta parameter at index 0: 1.5"),
         (dict(learning_rate=-0.01), "Invalid learning rate: -0.01"),
         (dict(weight_decay=-1), "Invalid weight_decay value: -1"),
         (dict(momentum=-1), "Invalid momentum value: -1"),
         (dict(schedule="yes"), "schedule is 'yes', it must be constant, adaptive or one-cycle"),
         (dict(batch_size=0), "split_size can only be 0"),
-        (dict(epochs=2.5), "'float' object"),
+        (dict(epochs=2.5), "type 'float'"),
         (dict(epochs=0), "epochs is below 1"),
         (dict(epochs="3"), "not supported between"),
         (dict(comparison_weight=0), "both losses' weights are 0"),
@@ -499,9 +511,8 @@ def textbook(model, pairs, generator, arguments):
     settings = dict(train.__kwdefaults__, **arguments)
     (input, target, classes), test = pairs[:3], pairs[3:]
     if settings["rotation"]:
-        turned = data.warp(input, generator, settings["rotation"])
-        input, target, classes = (
-            torch.cat(both) for both in ((input, turned), (target, target), (classes, classes))
+        input, target, classes = data.add_rotated(
+            input, target, classes, generator, settings["rotation"]
         )
     optimizer = torch.optim.Adam(model.parameters(), lr=settings["learning_rate"])
     (group,) = optimizer.param_groups

@@ -44,8 +44,10 @@ SIDES = {  # of a point, for its name
     "baseline": "above",
     "siamese_al": "below",
     "posterior": "above",
-    "posterior_2s": "below left",
-    ENSEMBLE: "below",
+    "posterior_2s": "above",
+    ENSEMBLE: "right",
+    "adamisik, convnet": "left",
+    "masyahook": "below",
 }
 COURSE = 2, 15  # seconds on one core and % of error, for some 70,000 parameters and 25 epochs
 MEASURED, TYPEFACE = "STIXGeneral", "'Libertinus Serif', 'Times New Roman', serif"
@@ -138,7 +140,7 @@ def planes():
 
 def frontier():
     """Error on validation pairs against seconds of one core, both on log scales."""
-    figure, axes = plt.subplots(figsize=(WIDTH, 1.95), layout="constrained")
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.66), layout="constrained")
     points = {name: point(entry) for name, entry in read("frontier")["models"].items()}
     points = {name: found for name, found in points.items() if found}
     ours = {x: y for x, y in points.items() if x.startswith("posterior") and x != ENSEMBLE}
@@ -182,7 +184,7 @@ def frontier():
 
 def learning():
     """Error on test pairs by the number of training pairs, both on log scales."""
-    figure, axes = plt.subplots(figsize=(WIDTH, 1.38), layout="constrained")
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.15), layout="constrained")
     lines = [
         ("siamese_al", "error", "siamese_al", "o-", COLORS["siamese_al"]),
         ("siamese_al", "closed_form_error", "its digits in closed form", "s--", "#56B4E9"),
@@ -232,7 +234,7 @@ def variants():
 
 def calibration():
     """How often a ≤ b where a model says so with probability P, less P; 95% intervals."""
-    figure, axes = plt.subplots(figsize=(WIDTH, 1.15), layout="constrained")
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.95), layout="constrained")
     axes.axhline(0, color="#AAAAAA", linewidth=0.8)
     for n, name in enumerate(("siamese_al", "posterior")):
         rounds = good(read("main")["models"].get(name, {}), "calibration")
@@ -258,7 +260,7 @@ def wrong():
     rounds = read("main")["models"].get("posterior", {}).get("wrong", [])
     pairs = [(seed, *pair) for seed, found in enumerate(rounds) for pair in found or []]
     pairs.sort(key=lambda pair: -abs(pair[-1] - 0.5))
-    figure, grid = plt.subplots(*SHOWN, figsize=(WIDTH, 0.9), layout="constrained")
+    figure, grid = plt.subplots(*SHOWN, figsize=(WIDTH, 0.82), layout="constrained")
     for axes, (seed, n, a, b, probability) in zip(grid.flat, pairs):
         images = generate_pair_sets(PAIRS, torch.Generator().manual_seed(seed))[3][n]
         axes.imshow(torch.cat(list(images), dim=1), cmap="gray_r")

@@ -1,6 +1,6 @@
 """Data or model? Errors by the number of training pairs, and by nets that saw all of MNIST's.
 
-The rows are the table's, 25 epochs each; round r trains on pairs of seed r and is judged on all
+The rows are the table's; round r trains on pairs of seed r and is judged on all
 10,000 test images, 5000 pairs. Those of 1000 pairs are not among them: main.jsonl has them, judged
 on 1000 test pairs. The last has all 60,000 training digits: it also judges the 1000 test pairs of
 each round of main.jsonl, so as to tell which of its errors more such data would not mend.

@@ -436,12 +436,6 @@ def step_rows(repeats):
         yield [step, *(f"{x:.2f}" for x in medians)]
 
 
-def extrema(compiling):
-    """The least and the most seconds of (model, seconds); none of none."""
-    seconds = sorted(seconds for _, seconds in compiling)
-    return seconds[:: max(1, len(seconds) - 1)]
-
-
 def learning_curves(main, entries):
     """By model and measure: training pairs, error in percent, standard error."""
     curves = (("siamese_al", "error"), ("siamese_al", "closed_form_error"), ("posterior", "error"))
@@ -532,6 +526,8 @@ def numbers():
         "learning": dict(learning_curves(main, files["learning"]["models"])),
         "bins": list(bin_rows(main.get("posterior", {}))),
         "first_version": REPORTED["first_version"]["posterior"],
+        "before": REPORTED["before"],
+        "others": REPORTED["others"],
         "paired": {
             name: [plain(gap), between(low, high)] for name, (gap, low, high) in paired.items()
         },
@@ -549,7 +545,6 @@ def numbers():
         "budget_trainings": str(budgets["environment"]["rounds"]),
         "profile_round": list(profile_rows(extras.get("round", []))),
         "steps": list(step_rows(extras.get("steps", []))),
-        "compiling": " to ".join(f"{s:.0f}" for s in extrema(extras.get("compiling", []))),
         "speed": list(benchmark.rows(bench)),
         "profile_step": {name: f"{value:.1f}" for name, value in extras["profile"].items()},
         "origin": {

@@ -7,6 +7,7 @@ what these lack, and prints their tables; with --results FOLDER they are trained
 
 import argparse
 import json
+import signal
 from concurrent.futures import BrokenExecutor
 from functools import partial
 from pathlib import Path
@@ -53,11 +54,18 @@ def complete_all(rounds, workers, logs=LOGS, folder=RESULTS):
         benchmark.complete_all(folder)
 
 
+def several(text):
+    """A number of rounds that has a standard deviation."""
+    if test.whole(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 2 up")
+    return int(text)
+
+
 def main():
     parser = argparse.ArgumentParser(
         prog="python -m report", description=__doc__.partition(":")[0], allow_abbrev=False
     )
-    parser.error, add, several = fail, parser.add_argument, partial(test.whole, low=2)
+    parser.error, add = fail, parser.add_argument
     add("logs", nargs="*", metavar="LOG", help=f"only these, no report: {', '.join(LOGS)}")
     add("--results", type=Path, default=RESULTS, metavar="FOLDER", help="(report/results)")
     add("--rounds", type=several, default=20, metavar="N", help="trainings of each model (20)")
@@ -84,6 +92,8 @@ def main():
         print(FOLDER / "report.pdf")
     except (BrokenExecutor, OSError, RuntimeError, ValueError) as error:
         fail(error)
+    finally:
+        test.on_signals(signal.default_int_handler)
 
 
 if __name__ == "__main__":

@@ -193,16 +193,6 @@ def step(job):
     return textbook_round(row, seed, PAIRS, *options)
 
 
-def compiling(name):
-    """Seconds that torch.compile takes for the model of a row, in a process of its own."""
-    row = benchmark()[name]
-    torch.set_num_threads(CORES)
-    pairs = generate_pair_sets(PAIRS, torch.Generator().manual_seed(0))[3:]
-    start = time.perf_counter()
-    compiled(row["model"](), row, pairs)
-    return time.perf_counter() - start
-
-
 def step_by_step(name):
     """Seconds of a round of the row by step, and of test.py's, which is the last."""
     row, found = benchmark()[name], {}
@@ -384,7 +374,6 @@ def complete_all(folder=RESULTS):
     if "steps" not in extras:
         names = [name for name in STEPPED if name in test.EXPERIMENTS]
         extras["steps"] = [{x: step_by_step(x) for x in names} for _ in range(REPEATS - 1)]
-        extras["compiling"] = [*zip(names, test.run_in_workers(compiling, names, 1))]
         write_extras(extras, folder)
     if "round" not in extras and TWO_SECONDS in test.EXPERIMENTS:
         load_mnist()  # here, as a forked worker then has it

@@ -185,7 +185,7 @@ def heads():
 def ablation():
     """From siamese_al to posterior: each row is the one before it, with a change.
 
-    What is left to do after the last is to add the second net, which needs twice the copies.
+    What is left to do after the last is to add the second net, which takes more copies.
     """
     if "siamese_al" not in test.EXPERIMENTS:
         return {}

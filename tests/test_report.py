@@ -328,6 +328,15 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path, monkeypatch, cap
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 2
 
 
+def test_the_number_of_rounds_is_heard(monkeypatch, capsys):
+    heard = []
+    monkeypatch.setattr(report.__main__, "complete_all", lambda rounds, *_: heard.append(rounds))
+    monkeypatch.setattr("sys.argv", ["report", "main", "--rounds", "3"])
+    report.__main__.main()
+    assert heard == [3] and "posterior" in capsys.readouterr().out
+    assert "no number from 2 up" in refusal(report.__main__.main, capsys, "--rounds", "1")
+
+
 @pytest.mark.parametrize("options", ["--rounds 1", "--rounds two", "--workers 0", "--round 2", "2"])
 def test_wrong_options_take_one_line_and_code_2(options, capsys):
     refusal(report.__main__.main, capsys, *options.split())
